@@ -1,0 +1,410 @@
+//! A configuration read from a file. No error may repeat what stands where a password could be.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use serde::de::{
+    Deserialize, DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Visitor,
+    value::{MapAccessDeserializer, SeqAccessDeserializer},
+};
+
+use super::{Config, ConfigBuilder, ConfigError, Group};
+use crate::ring::RingScheme;
+use crate::server::Server;
+
+/// The names of the settings in a file. Whatever is left out has the builder's default.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the settings of a lock service")]
+struct Settings {
+    servers: Option<List<ServerSetting>>,
+    cluster: Option<List<GroupSetting>>,
+    pool_size: Option<usize>,
+    drift_factor: Option<f64>,
+    max_retry: Option<u32>,
+    #[serde(default, with = "humantime_serde")]
+    retry_interval_base: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    retry_interval_max: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    reconnection_interval_base: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    reconnection_interval_max: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    ttl: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    node_deadline: Option<Duration>,
+    key_prefix: Option<String>,
+    label: Option<String>,
+    ring: Option<RingSetting>,
+    max_waiters: Option<usize>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RingSetting {
+    Xxh3,
+    Ketama,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a server's fields")]
+struct ServerFields {
+    host: Secret,
+    port: Option<u16>,
+    ssl: Option<bool>,
+    username: Option<Secret>,
+    auth: Option<Secret>,
+    database: Option<u32>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a group's fields")]
+struct GroupFields {
+    name: String,
+    servers: List<ServerSetting>,
+}
+
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Settings::deserialize(deserializer)?.build().map_err(D::Error::custom)
+    }
+}
+
+impl Settings {
+    fn build(self) -> Result<Config, ConfigError> {
+        let mut builder = match (self.servers, self.cluster) {
+            (Some(List(servers)), None) => Config::servers(servers.into_iter().map(|s| s.0)),
+            (None, Some(List(groups))) => Config::cluster(groups.into_iter().map(|g| g.0)),
+            (None, None) => {
+                let fix = "give a list of servers, or a cluster of such lists";
+                return Err(ConfigError::new("servers", "(not given)", fix));
+            }
+            (Some(_), Some(_)) => {
+                let fix = "give either servers or cluster: the servers of a cluster stand in it";
+                return Err(ConfigError::new("cluster", "(given with servers)", fix));
+            }
+        };
+        let retry = (self.retry_interval_base, self.retry_interval_max);
+        let reconnection = (self.reconnection_interval_base, self.reconnection_interval_max);
+        builder.retry_interval = builder.retry_interval.or(retry);
+        builder.reconnection_interval = builder.reconnection_interval.or(reconnection);
+        builder = set(builder, self.ttl, ConfigBuilder::ttl);
+        builder = set(builder, self.pool_size, ConfigBuilder::pool_size);
+        builder = set(builder, self.drift_factor, ConfigBuilder::drift_factor);
+        builder = set(builder, self.max_retry, ConfigBuilder::max_retry);
+        builder = set(builder, self.node_deadline, ConfigBuilder::node_deadline);
+        builder = set(builder, self.key_prefix.as_deref(), ConfigBuilder::key_prefix);
+        builder = set(builder, self.label.as_deref(), ConfigBuilder::label);
+        builder = set(builder, self.max_waiters, ConfigBuilder::max_waiters);
+        let ring = self.ring.map(|ring| match ring {
+            RingSetting::Xxh3 => RingScheme::Xxh3,
+            RingSetting::Ketama => RingScheme::Ketama,
+        });
+        set(builder, ring, ConfigBuilder::ring).build()
+    }
+}
+
+fn set<T>(
+    builder: ConfigBuilder,
+    value: Option<T>,
+    setter: impl FnOnce(ConfigBuilder, T) -> ConfigBuilder,
+) -> ConfigBuilder {
+    match value {
+        Some(value) => setter(builder, value),
+        None => builder,
+    }
+}
+
+impl super::Backoff {
+    /// With the limits that were given.
+    fn or(self, (base, cap): (Option<Duration>, Option<Duration>)) -> Self {
+        Self { base: base.unwrap_or(self.base), cap: cap.unwrap_or(self.cap) }
+    }
+}
+
+impl From<ServerFields> for Server {
+    fn from(fields: ServerFields) -> Self {
+        let mut server = Self::new(fields.host.0);
+        if let Some(port) = fields.port {
+            server = server.port(port);
+        }
+        if let Some(Secret(username)) = fields.username {
+            server = server.username(username);
+        }
+        if let Some(Secret(password)) = fields.auth {
+            server = server.auth(password);
+        }
+        server.ssl(fields.ssl.unwrap_or(false)).database(fields.database.unwrap_or(0))
+    }
+}
+
+/// A text that no error repeats: serde's own say what they found instead of a text.
+struct Secret(String);
+
+/// A list of which no error repeats what was found instead.
+struct List<T>(Vec<T>);
+
+/// `"redis://…"` or `{ host = … }`.
+struct ServerSetting(Server);
+
+/// `[…]` or `{ name = …, servers = […] }`.
+struct GroupSetting(Group);
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        discreet(deserializer, "a text in quotes")
+    }
+}
+
+impl Discreet for Secret {
+    fn text(text: &str) -> Option<Self> {
+        Some(Self(text.into()))
+    }
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        discreet(deserializer, "a list in brackets")
+    }
+}
+
+impl<T: DeserializeOwned> Discreet for List<T> {
+    fn list<'de, A: SeqAccess<'de>>(list: A) -> Result<Option<Self>, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(list)).map(|list| Some(Self(list)))
+    }
+}
+
+impl<'de> Deserialize<'de> for ServerSetting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        discreet(deserializer, "the URL of a server in quotes, or its fields in braces")
+    }
+}
+
+impl Discreet for ServerSetting {
+    fn text(text: &str) -> Option<Self> {
+        Some(Self(text.into()))
+    }
+
+    fn fields<'de, A: MapAccess<'de>>(fields: A) -> Result<Option<Self>, A::Error> {
+        let fields = ServerFields::deserialize(MapAccessDeserializer::new(fields))?;
+        Ok(Some(Self(fields.into())))
+    }
+}
+
+impl<'de> Deserialize<'de> for GroupSetting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        discreet(deserializer, "a list of servers in brackets, or a name and servers in braces")
+    }
+}
+
+impl Discreet for GroupSetting {
+    fn list<'de, A: SeqAccess<'de>>(list: A) -> Result<Option<Self>, A::Error> {
+        let servers = Vec::<ServerSetting>::deserialize(SeqAccessDeserializer::new(list))?;
+        Ok(Some(Self(servers.into_iter().map(|server| server.0).collect::<Vec<_>>().into())))
+    }
+
+    fn fields<'de, A: MapAccess<'de>>(fields: A) -> Result<Option<Self>, A::Error> {
+        let GroupFields { name, servers } =
+            GroupFields::deserialize(MapAccessDeserializer::new(fields))?;
+        Ok(Some(Self(Group::named(name, servers.0.into_iter().map(|server| server.0)))))
+    }
+}
+
+/// What can be read from one or several shapes. `None` means that the shape is a wrong one.
+trait Discreet: Sized {
+    fn text(_: &str) -> Option<Self> {
+        None
+    }
+
+    fn list<'de, A: SeqAccess<'de>>(_: A) -> Result<Option<Self>, A::Error> {
+        Ok(None)
+    }
+
+    fn fields<'de, A: MapAccess<'de>>(_: A) -> Result<Option<Self>, A::Error> {
+        Ok(None)
+    }
+}
+
+fn discreet<'de, T: Discreet, D: Deserializer<'de>>(
+    deserializer: D,
+    expected: &'static str,
+) -> Result<T, D::Error> {
+    deserializer.deserialize_any(Shapes { expected, of: PhantomData })
+}
+
+struct Shapes<T> {
+    expected: &'static str,
+    of: PhantomData<T>,
+}
+
+impl<T> Shapes<T> {
+    fn wrong<E: Error>(&self) -> E {
+        E::custom(format_args!("expected {}, found something else", self.expected))
+    }
+}
+
+impl<'de, T: Discreet> Visitor<'de> for Shapes<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        T::text(text).ok_or_else(|| self.wrong())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<T, A::Error> {
+        T::list(list)?.ok_or_else(|| self.wrong())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+        T::fields(fields)?.ok_or_else(|| self.wrong())
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<T, E> {
+        Err(self.wrong())
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<T, E> {
+        Err(self.wrong())
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<T, E> {
+        Err(self.wrong())
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<T, E> {
+        Err(self.wrong())
+    }
+
+    fn visit_bytes<E: Error>(self, _: &[u8]) -> Result<T, E> {
+        Err(self.wrong())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<Config, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    fn addresses(config: &Config) -> Vec<Vec<&str>> {
+        config
+            .groups
+            .iter()
+            .map(|group| group.servers().iter().map(|server| server.address()).collect())
+            .collect()
+    }
+
+    #[test]
+    fn every_setting_has_its_name() {
+        let config = read(
+            r#"{
+                "servers": ["redis://a"],
+                "pool_size": 2, "drift_factor": 0.02, "max_retry": 5,
+                "retry_interval_base": "30ms", "retry_interval_max": "1s",
+                "reconnection_interval_base": "40ms", "reconnection_interval_max": "2s",
+                "ttl": "1m 30s", "node_deadline": "20ms", "key_prefix": "app:",
+                "label": "me", "ring": "ketama", "max_waiters": 7
+            }"#,
+        )
+        .unwrap();
+        let millis = Duration::from_millis;
+        assert_eq!(config.pool_size(), 2);
+        assert!((config.drift_factor() - 0.02).abs() < f64::EPSILON);
+        assert_eq!(config.max_retry(), 5);
+        assert_eq!(config.retry_interval(), (millis(30), millis(1000)));
+        assert_eq!(config.reconnection_interval(), (millis(40), millis(2000)));
+        assert_eq!(config.ttl(), millis(90_000));
+        assert_eq!(config.node_deadline(), millis(20));
+        assert_eq!(config.key_prefix(), b"app:");
+        assert_eq!(config.label(), "me");
+        assert_eq!(config.ring(), RingScheme::Ketama);
+        assert_eq!(config.max_waiters(), 7);
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let config = read(r#"{ "servers": ["redis://a"], "retry_interval_max": "60ms" }"#).unwrap();
+        let default = Config::servers(["redis://a"]).label(config.label());
+        let default = default.retry_interval(Duration::from_millis(50), Duration::from_millis(60));
+        let default = default.build().unwrap();
+        assert_eq!(config.ttl(), default.ttl());
+        assert_eq!(config.retry_interval(), default.retry_interval());
+        assert_eq!(config.node_deadline(), default.node_deadline());
+    }
+
+    #[test]
+    fn servers_are_urls_or_fields() {
+        let config = read(
+            r#"{ "servers": [
+                "redis://a/1", { "host": "b" },
+                { "host": "c", "port": 7, "ssl": true, "username": "u", "auth": "p", "database": 2 }
+            ] }"#,
+        )
+        .unwrap();
+        assert_eq!(addresses(&config), [["a:6379/1", "b:6379/0", "c:7/2"]]);
+        let info = config.groups[0].servers()[2].client().get_connection_info().clone();
+        assert_eq!(info.redis_settings().username(), Some("u"));
+        assert_eq!(info.redis_settings().password(), Some("p"));
+        assert!(matches!(info.addr(), redis::ConnectionAddr::TcpTls { insecure: false, .. }));
+    }
+
+    #[test]
+    fn a_cluster_has_groups_with_names_or_without() {
+        let config = read(
+            r#"{ "cluster": [["redis://a"], { "name": "us", "servers": [{ "host": "b" }] }] }"#,
+        )
+        .unwrap();
+        assert_eq!(addresses(&config), [["a:6379/0"], ["b:6379/0"]]);
+        assert_eq!(config.groups[0].name(), "a:6379/0");
+        assert_eq!(config.groups[1].name(), "us");
+    }
+
+    #[test]
+    fn what_the_builder_refuses_is_refused_in_its_words() {
+        for (json, error) in [
+            (r#"{}"#, "servers = (not given): give a list of servers"),
+            (r#"{ "servers": ["redis://a"], "cluster": [] }"#, "cluster = (given with servers)"),
+            (r#"{ "servers": ["redis://a", "redis://b"] }"#, "servers = 2 servers: an even number"),
+            (r#"{ "servers": ["redis://u:s3cret@a/x"] }"#, "servers[0] = redis://u:***@a/x: "),
+            (r#"{ "servers": ["redis://a"], "ttl": "1ms" }"#, "ttl = 1ms: nothing would be left"),
+            (r#"{ "cluster": [[{ "host": "" }]] }"#, "cluster[0].servers[0] = : it is not a host"),
+        ] {
+            let refused = read(json).unwrap_err();
+            assert!(refused.starts_with(error), "{refused}");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_and_shapes_are_refused_without_repeating_secrets() {
+        for (json, error) in [
+            (r#"{ "servers": ["redis://a"], "tll": "1s" }"#, "unknown field `tll`"),
+            (
+                r#"{ "servers": [{ "host": "a", "password": "s3cret" }] }"#,
+                "unknown field `password`",
+            ),
+            (r#"{ "cluster": [{ "name": "a", "server": [] }] }"#, "unknown field `server`"),
+            (r#"{ "servers": "redis://:s3cret@a" }"#, "expected a list"),
+            (r#"{ "cluster": "redis://:s3cret@a" }"#, "expected a list"),
+            (r#"{ "cluster": ["redis://:s3cret@a"] }"#, "expected a list of servers"),
+            (r#"{ "servers": [["redis://:s3cret@a"]] }"#, "expected the URL of a server"),
+            (r#"{ "servers": [{ "host": "a", "auth": 7373 }] }"#, "expected a text in quotes"),
+            (r#"{ "servers": [7373] }"#, "expected the URL of a server"),
+            (r#"{ "servers": [-7373] }"#, "expected the URL of a server"),
+            (r#"{ "servers": [73.73] }"#, "expected the URL of a server"),
+            (r#"{ "servers": [true] }"#, "expected the URL of a server"),
+            (r#"{ "servers": ["redis://a"], "ring": "md5" }"#, "`xxh3` or `ketama`"),
+        ] {
+            let refused = read(json).unwrap_err();
+            assert!(refused.contains(error), "{refused}");
+            for secret in ["s3cret", "7373", "73.73"] {
+                assert!(!refused.contains(secret), "{refused}");
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The guard: whoever has it has the lock.
+
+use std::fmt;
+use std::ops::Deref;
+use std::time::Duration;
+
+use crate::error::LockError;
+use crate::lease::Lease;
+use crate::protocol::quorum::Verdict;
+use crate::token::Token;
+
+/// What became of a release. Never an error: the caller's work is done either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Released {
+    /// A majority of the nodes deleted the key.
+    Released,
+    /// There was nothing of ours left to release on a majority: the lease had run out or was
+    /// lost before.
+    AlreadyExpired,
+    /// No majority answered in time. Nodes that come back are told then; at the latest the key
+    /// expires with its time to live.
+    Indeterminate,
+}
+
+impl Released {
+    pub(crate) fn by(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Granted => Self::Released,
+            Verdict::Denied => Self::AlreadyExpired,
+            Verdict::Unavailable => Self::Indeterminate,
+        }
+    }
+}
+
+/// A lock that is held. It owns the lock: [`release`](Self::release) it, or drop it and the
+/// release is sent in the background.
+///
+/// Dereferences to its [`Lease`], which tells until when the lock is valid.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
+/// use redlock_core::{Redlock, Released};
+///
+/// let redlock = Redlock::in_memory();
+/// let guard = redlock.lock("order:42").await?;
+/// if !guard.is_lost() {
+///     // nobody else has order 42 for the next `guard.remaining()`
+/// }
+/// assert_eq!(guard.release().await, Released::Released);
+/// # Ok(()) }
+/// ```
+#[must_use = "the lock is released as soon as its guard is dropped"]
+pub struct Guard {
+    lease: Lease,
+}
+
+impl Guard {
+    pub(crate) fn new(lease: Lease) -> Self {
+        Self { lease }
+    }
+
+    /// The lease of this lock, to be cloned and passed around.
+    #[must_use]
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Sets the time to live to `ttl` from now, on a majority of the nodes, and returns for how
+    /// long the lock is valid then. Later renewals keep to the new `ttl`. It may be shorter than
+    /// before; the lock then counts as valid for no longer than that from the moment of sending.
+    ///
+    /// # Errors
+    ///
+    /// [`Lost`](crate::ErrorKind::Lost) if the lock has run out or a majority says that it is not
+    /// ours; [`Unavailable`](crate::ErrorKind::Unavailable) if no majority confirmed, in which
+    /// case the lock stays valid for as long as it was; [`Invalid`](crate::ErrorKind::Invalid) if
+    /// `ttl` is too short for the configured drift and node deadline.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped the servers may or may not extend the key; the lease then keeps
+    /// its old end, or the one of a shorter `ttl`.
+    pub async fn extend(&self, ttl: Duration) -> Result<Duration, LockError> {
+        let ttl = self.lease.0.inner.usable_ttl(ttl)?;
+        self.lease.0.extend(ttl)?.await
+    }
+
+    /// Releases the lock on all nodes and waits for a majority of them, at most a few node
+    /// deadlines.
+    ///
+    /// # Cancel safety
+    ///
+    /// The release is sent in any case; dropping the future only stops waiting for it.
+    pub async fn release(self) -> Released {
+        let lost = self.lease.is_lost();
+        match self.lease.0.release() {
+            Some(round) if !lost => Released::by(round.verdict().await),
+            _ => Released::AlreadyExpired,
+        }
+    }
+
+    /// Gives the lock up without releasing it, for another process to go on with: send it the
+    /// token, with which it can [`extend`](crate::Redlock::extend) and
+    /// [`unlock`](crate::Redlock::unlock) the key. This process renews it no more.
+    #[must_use = "without the token nobody can release the lock before it expires"]
+    pub fn hand_over(self) -> Token {
+        self.lease.0.hand_over();
+        self.lease.token().clone()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.lease.0.release();
+    }
+}
+
+impl Deref for Guard {
+    type Target = Lease;
+
+    fn deref(&self) -> &Lease {
+        &self.lease
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").field("lease", &self.lease).finish()
+    }
+}

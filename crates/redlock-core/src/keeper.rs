@@ -1,0 +1,161 @@
+//! The keeper: one task that renews all leases of a `Redlock` and tells when one is lost.
+//!
+//! Its timers depend on no I/O: the end of a lease is announced whether or not a server answers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use crate::clock::{Clock, Moment, sleep_until};
+use crate::lease::Tenancy;
+use crate::protocol::tenure::{Due, LostReason};
+
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    clock: Arc<dyn Clock>,
+    schedule: Mutex<Schedule>,
+    earlier: Notify,
+}
+
+#[derive(Debug)]
+struct Schedule {
+    by_time: BTreeMap<(Moment, u64), Arc<Tenancy>>,
+    timers: HashMap<u64, Moment>,
+    /// When the task will look at the schedule next.
+    next_look: Moment,
+    driven: bool,
+    closed: bool,
+}
+
+/// What a look at the schedule found.
+struct Look {
+    due: Vec<(Arc<Tenancy>, Due)>,
+    /// When to look again.
+    next: Moment,
+}
+
+impl Keeper {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        let schedule = Schedule {
+            by_time: BTreeMap::new(),
+            timers: HashMap::new(),
+            next_look: Moment::NEVER,
+            driven: false,
+            closed: false,
+        };
+        Self { clock, schedule: Mutex::new(schedule), earlier: Notify::new() }
+    }
+
+    /// Looks after a lease from now on, or after its timer has changed.
+    pub(crate) fn watch(self: &Arc<Self>, tenancy: &Arc<Tenancy>) {
+        let mut schedule = self.schedule.lock();
+        schedule.remove(tenancy.id);
+        let Some(due) = tenancy.tenure.lock().next_timer() else { return };
+        schedule.insert(due, Arc::clone(tenancy));
+        if due < schedule.next_look {
+            self.earlier.notify_one();
+        }
+        if !schedule.driven
+            && !schedule.closed
+            && let Ok(runtime) = Handle::try_current()
+        {
+            schedule.driven = true;
+            runtime.spawn(Task(Arc::clone(self)).run());
+        }
+    }
+
+    pub(crate) fn forget(&self, tenancy: &Tenancy) {
+        let forgotten = self.schedule.lock().remove(tenancy.id);
+        drop(forgotten);
+    }
+
+    /// All leases that are held.
+    pub(crate) fn held(&self) -> Vec<Arc<Tenancy>> {
+        self.schedule.lock().by_time.values().cloned().collect()
+    }
+
+    /// Ends the task.
+    pub(crate) fn close(&self) {
+        self.schedule.lock().closed = true;
+        self.earlier.notify_one();
+    }
+
+    /// Finds what is due, and notes when to look again. `None` once it is closed. A lease that is
+    /// held stays in the schedule throughout, so that closing finds it.
+    fn look(&self) -> Option<Look> {
+        let mut schedule = self.schedule.lock();
+        if schedule.closed {
+            return None;
+        }
+        let now = self.clock.now();
+        let mut due = Vec::new();
+        while let Some(first) = schedule.by_time.first_entry()
+            && first.key().0 <= now
+        {
+            let tenancy = first.remove();
+            schedule.timers.remove(&tenancy.id);
+            let (now_due, next_timer) = {
+                let mut tenure = tenancy.tenure.lock();
+                (tenure.due(now), tenure.next_timer())
+            };
+            if let Some(next_timer) = next_timer {
+                schedule.insert(next_timer, Arc::clone(&tenancy));
+            }
+            due.push((tenancy, now_due));
+        }
+        let next = schedule.by_time.first_key_value().map_or(Moment::NEVER, |((due, _), _)| *due);
+        schedule.next_look = next;
+        Some(Look { due, next })
+    }
+}
+
+impl Schedule {
+    fn insert(&mut self, due: Moment, tenancy: Arc<Tenancy>) {
+        self.timers.insert(tenancy.id, due);
+        self.by_time.insert((due, tenancy.id), tenancy);
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Arc<Tenancy>> {
+        let due = self.timers.remove(&id)?;
+        self.by_time.remove(&(due, id))
+    }
+}
+
+/// The keeper's task. A new one is started when its runtime has ended.
+struct Task(Arc<Keeper>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let mut schedule = self.0.schedule.lock();
+        schedule.driven = false;
+        schedule.next_look = Moment::NEVER;
+    }
+}
+
+impl Task {
+    async fn run(self) {
+        let keeper = &self.0;
+        let mut renewals = FuturesUnordered::new();
+        while let Some(Look { due, next }) = keeper.look() {
+            for (tenancy, due) in due {
+                renewals.extend(tenancy.act(due));
+            }
+            tokio::select! {
+                () = sleep_until(&*keeper.clock, next) => {}
+                () = keeper.earlier.notified() => {}
+                Some(renewed) = renewals.next() => {
+                    if let Err(error) = renewed {
+                        tracing::debug!(%error, "lease not renewed");
+                    }
+                }
+            }
+        }
+        for tenancy in keeper.held() {
+            tenancy.lose(LostReason::Closed);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Redlock over independent Redis or Valkey servers.
+//!
+//! ```no_run
+//! use redlock_core::{Config, Redlock};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config::servers(["redis://a", "redis://b", "redis://c"]).build()?;
+//! let redlock = Redlock::new(config);
+//!
+//! let guard = redlock.lock("order:42").await?;
+//! // nobody else has order 42 for the next guard.remaining()
+//! guard.release().await;
+//! # Ok(()) }
+//! ```
+//!
+//! A lock is held while a majority of the servers keeps its token under the key. This crate holds
+//! it, knows exactly until when, and tells in time when it is gone.
+//!
+//! - [`Redlock`] is the handle: [`lock`](Redlock::lock), [`try_lock`](Redlock::try_lock),
+//!   [`with_lock`](Redlock::with_lock), [`lock_all`](Redlock::lock_all),
+//!   [`inspect`](Redlock::inspect), [`close`](Redlock::close).
+//! - [`Request`] is one acquisition: time to live, waiting, renewal.
+//! - [`Guard`] owns a lock, [`Lease`] is a view of it.
+//! - [`Config`] names the servers, [`RingScheme`] spreads keys over groups of them.
+//! - [`LockError`] tells "locked by somebody else" from "the lock service is not there".
+//!
+//! [`Redlock::in_memory`] has the same semantics without servers, for demos and tests.
+//!
+//! # What it promises
+//!
+//! While a lease says that it is valid, nobody else holds the key, provided that fewer than a
+//! majority of the servers lose their data, that clocks run at rates within the configured drift
+//! of each other, and that this process looks at its lease before it acts: one that is paused
+//! finds out too late. No lock service can remove the last condition.
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `serde` | [`Config`] can be deserialized, durations written as `"10s"` |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod clock;
+mod config;
+mod error;
+mod group;
+mod guard;
+mod keeper;
+mod key;
+mod latch;
+mod lease;
+mod node;
+mod protocol;
+mod queue;
+mod redlock;
+mod request;
+mod ring;
+mod server;
+mod token;
+
+pub use self::clock::{Clock, Moment, SystemClock, TokioClock};
+pub use self::config::{Config, ConfigBuilder, ConfigError, Group};
+pub use self::error::{ErrorKind, LockError, NodeAnswer, NodeReport};
+pub use self::guard::{Guard, Released};
+pub use self::key::{IntoKey, InvalidKey, Key};
+pub use self::lease::Lease;
+pub use self::protocol::tenure::LostReason;
+pub use self::redlock::{Closed, Inspection, Redlock};
+pub use self::request::{Renew, Request};
+pub use self::ring::RingScheme;
+pub use self::server::Server;
+pub use self::token::{InvalidToken, Token};

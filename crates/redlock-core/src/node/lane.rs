@@ -1,0 +1,438 @@
+//! A lane: one connection's worth of commands, first in, first out.
+//!
+//! The lane's task drains its mailbox, checks one connection out and sends what has gathered as
+//! one pipeline. A key always rides the same lane, so a release can't overtake the command that
+//! it undoes.
+
+use std::collections::VecDeque;
+use std::future::{poll_fn, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bb8_redis::bb8::{Pool, PooledConnection};
+use bb8_redis::redis::{Pipeline, RedisError, RedisResult, Value};
+use futures_util::FutureExt;
+use tokio::runtime::Handle;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::connection::{Causes, Connection, ConnectionId, Manager};
+use super::mailbox::{Debt, Mailbox, Reopened};
+use super::wire::{Reply, ScriptBy, classify, encode, encode_release};
+use super::Command;
+use crate::config::Backoff;
+use crate::latch::Latch;
+use crate::protocol::quorum::NodeAnswer;
+
+/// Commands in one pipeline; more would only delay the answer to the first.
+const MAX_BATCH: usize = 512;
+
+/// Batches on the way at once where the network is slow enough for that to pay.
+const MAX_WINDOW: usize = 8;
+
+/// Below this round trip the server answers before a second batch would have gathered.
+const SHORT_ROUND_TRIP: Duration = Duration::from_micros(500);
+
+/// Time between a missed deadline and giving up on the connection.
+const LAST_CALL: Duration = Duration::from_millis(1);
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) mailbox: Mailbox,
+    pub(super) pool: Pool<Manager>,
+    pub(super) causes: Causes,
+    pub(super) address: Arc<str>,
+    /// For a batch: checkout, send and reply together.
+    pub(super) deadline: Duration,
+    pub(super) reconnection: Backoff,
+}
+
+/// Why a lane has no connection any more.
+#[derive(Debug)]
+enum Failure {
+    /// Could not connect, or the server is not fit to vote.
+    Down(Arc<str>),
+    /// No answer in time.
+    Hung,
+    /// The connection broke, as it does when a server restarts: connecting again may just work.
+    Cut(Arc<str>),
+}
+
+impl Lane {
+    pub(super) fn post(self: &Arc<Self>, command: Command) {
+        if self.mailbox.push(command) {
+            self.start();
+        }
+    }
+
+    /// Starts the lane's task on the runtime of whoever posts; a lane whose runtime has ended is
+    /// started again on the next. Without any runtime the commands wait for one, which only
+    /// releases of dropped guards do.
+    fn start(self: &Arc<Self>) {
+        if let Ok(runtime) = Handle::try_current()
+            && self.mailbox.drive()
+        {
+            runtime.spawn(Driver { lane: Arc::clone(self), suspects: Vec::new() }.run());
+        }
+    }
+}
+
+/// The lane's task.
+struct Driver {
+    lane: Arc<Lane>,
+    /// Connections that were given up and may still execute what they were sent.
+    suspects: Vec<ConnectionId>,
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.lane.mailbox.abandon();
+    }
+}
+
+impl Driver {
+    async fn run(mut self) {
+        let lane = Arc::clone(&self.lane);
+        let mut pace = Pace::default();
+        let mut idle: Option<Arc<Latch>> = None;
+        let mut failed: u32 = 0;
+        loop {
+            if failed == 0 && !lane.wait_for_work(idle.take()).await {
+                return;
+            }
+            let served = match lane.check_out().await {
+                Ok(connection) => self.serve(&connection, &mut pace).await.map(|()| {
+                    idle = Some(Arc::clone(connection.broken()));
+                }),
+                Err(failure) => Err(failure),
+            };
+            let cause = match served {
+                Ok(()) => {
+                    failed = 0;
+                    continue;
+                }
+                Err(Failure::Cut(_)) if failed == 0 => {
+                    failed = 1;
+                    continue;
+                }
+                Err(Failure::Cut(cause) | Failure::Down(cause)) => cause,
+                Err(Failure::Hung) => format!("no answer within {:?}", lane.deadline).into(),
+            };
+            if failed <= 1 {
+                tracing::warn!(node = %lane.address, %cause, "node does not vote");
+            }
+            lane.mailbox.trip(&cause);
+            failed = failed.saturating_add(1);
+            let pause = lane.reconnection.delay(failed.saturating_sub(2));
+            if !lane.pause(pause).await {
+                return;
+            }
+        }
+    }
+
+    /// Sends batches until nothing is left to send; the connection then goes back to the pool.
+    async fn serve(&mut self, connection: &Connection, pace: &mut Pace) -> Result<(), Failure> {
+        let served = match self.settle(connection).await {
+            Ok(()) => exchange(&self.lane, connection, pace).await,
+            Err(failure) => Err(failure),
+        };
+        if served.is_err() {
+            connection.broken().raise();
+            self.suspects.extend(connection.id().cloned());
+        }
+        served
+    }
+
+    /// Makes sure that earlier connections can't add to what they left behind, then deletes it
+    /// (H11), then lets commands in again.
+    async fn settle(&mut self, connection: &Connection) -> Result<(), Failure> {
+        let lane = &self.lane;
+        if !self.suspects.is_empty() {
+            let silenced = timeout(lane.deadline, connection.silence(&self.suspects)).await;
+            silenced.map_err(|_| Failure::Hung)?.map_err(|cause| Failure::Cut(cause.0))?;
+            self.suspects.clear();
+        }
+        loop {
+            let debts = match lane.mailbox.reopen(MAX_BATCH) {
+                Reopened::Owing(debts) => debts,
+                Reopened::Open { was_down } => {
+                    if was_down {
+                        tracing::info!(node = %lane.address, "node votes again");
+                    }
+                    return Ok(());
+                }
+            };
+            let paid = timeout(lane.deadline, pay(connection, &debts)).await;
+            paid.map_err(|_| Failure::Hung)?.map_err(|error| Failure::Cut(cause_of(&error)))?;
+            lane.mailbox.paid(debts.len());
+        }
+    }
+}
+
+async fn pay(connection: &Connection, debts: &[Debt]) -> RedisResult<()> {
+    for by in [ScriptBy::Hash, ScriptBy::Source] {
+        let mut pipeline = Pipeline::with_capacity(debts.len());
+        for debt in debts {
+            encode_release(&mut pipeline, &debt.key, &debt.token, by);
+        }
+        let replies = connection.send(pipeline, debts.len()).await?;
+        if !replies.into_iter().any(|reply| classify(reply) == Reply::NoScript) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn exchange(
+    lane: &Lane,
+    connection: &Connection,
+    pace: &mut Pace,
+) -> Result<(), Failure> {
+    let mut in_flight: VecDeque<Batch<'_>> = VecDeque::new();
+    let overdue = sleep(lane.deadline);
+    tokio::pin!(overdue);
+    let mut last_call = false;
+    let failure = loop {
+        // Those who were just answered may have more to send: let them, it makes for fewer and
+        // larger batches.
+        yield_now().await;
+        while in_flight.len() < pace.window() {
+            let commands = lane.mailbox.take(MAX_BATCH);
+            if commands.is_empty() {
+                break;
+            }
+            in_flight.push_back(Batch::send(lane, connection, commands, ScriptBy::Hash).await);
+        }
+        let window_open = in_flight.len() < pace.window();
+        let Some(first) = in_flight.front_mut() else { return Ok(()) };
+        let due = first.sent + lane.deadline;
+        tokio::select! {
+            biased;
+            replies = &mut first.replies => match replies {
+                Ok(replies) => {
+                    last_call = false;
+                    pace.observe(first.sent.elapsed());
+                    let counted = first.count(replies);
+                    in_flight.pop_front();
+                    match counted {
+                        Ok(again) if again.is_empty() => {}
+                        Ok(again) => {
+                            let again = Batch::send(lane, connection, again, ScriptBy::Source);
+                            in_flight.push_back(again.await);
+                        }
+                        Err(cause) => break Failure::Down(cause),
+                    }
+                }
+                Err(error) => break Failure::Cut(cause_of(&error)),
+            },
+            () = lane.mailbox.mail(), if window_open => {}
+            () = &mut overdue => {
+                let now = Instant::now();
+                if now < due {
+                    overdue.as_mut().reset(due);
+                } else if std::mem::replace(&mut last_call, true) {
+                    break Failure::Hung;
+                } else {
+                    // If it was this process that stood still, the answer is here already and
+                    // the connection only has to be given a chance to read it.
+                    overdue.as_mut().reset(now + LAST_CALL);
+                }
+            }
+        }
+    };
+    for batch in &mut in_flight {
+        batch.fate = match &failure {
+            Failure::Hung => NodeAnswer::TimedOut,
+            Failure::Down(cause) | Failure::Cut(cause) => NodeAnswer::Failed(Arc::clone(cause)),
+        };
+    }
+    Err(failure)
+}
+
+fn cause_of(error: &RedisError) -> Arc<str> {
+    error.to_string().into()
+}
+
+impl Lane {
+    /// Waits for a command, or for the idle connection to break, so that it is replaced before
+    /// the next command comes. `false`: the lane is closed and has sent everything.
+    async fn wait_for_work(&self, idle: Option<Arc<Latch>>) -> bool {
+        loop {
+            if !self.mailbox.is_empty() {
+                return true;
+            }
+            if self.mailbox.is_closed() {
+                return false;
+            }
+            match &idle {
+                Some(broken) => tokio::select! {
+                    () = self.mailbox.mail() => {}
+                    () = broken.raised() => return true,
+                },
+                None => self.mailbox.mail().await,
+            }
+        }
+    }
+
+    /// Waits before connecting again; `false` if the lane is closed.
+    async fn pause(&self, pause: Duration) -> bool {
+        let end = Instant::now() + pause;
+        loop {
+            if self.mailbox.is_closed() {
+                return false;
+            }
+            tokio::select! {
+                () = sleep_until(end) => return true,
+                () = self.mailbox.mail() => {}
+            }
+        }
+    }
+
+    /// Takes a working connection from the pool, or lets the pool make one. Commands wait for
+    /// that no longer than their deadline; connecting goes on.
+    async fn check_out(&self) -> Result<PooledConnection<'_, Manager>, Failure> {
+        while let Some(Ok(connection)) = self.pool.get().now_or_never() {
+            if !connection.broken().is_raised() {
+                return Ok(connection);
+            }
+        }
+        let mut causes = self.causes.subscribe();
+        let mut patience = Some(Box::pin(sleep(self.deadline)));
+        loop {
+            let patient = patience.is_some();
+            tokio::select! {
+                biased;
+                connection = self.pool.get() => match connection {
+                    Ok(connection) if connection.broken().is_raised() => {}
+                    Ok(connection) => return Ok(connection),
+                    Err(error) => return Err(Failure::Down(error.to_string().into())),
+                },
+                _ = causes.changed() => {
+                    let cause = causes.borrow_and_update().clone();
+                    let cause = cause.map_or_else(|| Arc::from("unknown"), |cause| cause.0);
+                    return Err(Failure::Down(cause));
+                }
+                () = async { if let Some(patience) = &mut patience { patience.await } }, if patient => {
+                    patience = None;
+                    self.mailbox.trip(&format!("not connected within {:?}", self.deadline).into());
+                }
+            }
+        }
+    }
+}
+
+/// Commands that went out as one pipeline. One that is dropped unanswered, by a failure or by
+/// the end of the runtime, is lost: its commands are answered and its releases become debts.
+struct Batch<'l> {
+    lane: &'l Lane,
+    commands: Vec<Command>,
+    sent: Instant,
+    replies: Pin<Box<dyn Future<Output = RedisResult<Vec<Value>>> + Send>>,
+    fate: NodeAnswer,
+}
+
+impl<'l> Batch<'l> {
+    /// Hands the commands to the connection; what it hands over first is sent first.
+    async fn send(
+        lane: &'l Lane,
+        connection: &Connection,
+        commands: Vec<Command>,
+        by: ScriptBy,
+    ) -> Self {
+        let mut pipeline = Pipeline::with_capacity(commands.len());
+        for command in &commands {
+            encode(&mut pipeline, command, by, connection.native_delete());
+        }
+        let replies = Box::pin(connection.send(pipeline, commands.len()));
+        let fate = NodeAnswer::Failed("its connection task ended".into());
+        let mut batch = Self { lane, commands, sent: Instant::now(), replies, fate };
+        let begun = poll_fn(|cx| Poll::Ready(batch.replies.as_mut().poll(cx))).await;
+        if let Poll::Ready(replies) = begun {
+            batch.replies = Box::pin(ready(replies));
+        }
+        batch
+    }
+
+    /// Casts the votes. Returns the commands whose script the server did not know, or why the
+    /// server can't vote any more.
+    fn count(&mut self, replies: Vec<Value>) -> Result<Vec<Command>, Arc<str>> {
+        let mut again = Vec::new();
+        let mut unfit = None;
+        let commands = std::mem::take(&mut self.commands);
+        let sent = commands.len();
+        for (command, reply) in commands.into_iter().zip(replies) {
+            match classify(reply) {
+                Reply::Vote(answer) => command.seat.answer(answer),
+                Reply::NoScript => again.push(command),
+                Reply::Unfit(cause) => {
+                    command.seat.answer(NodeAnswer::Refused(Arc::clone(&cause)));
+                    unfit = Some(cause);
+                }
+            }
+        }
+        self.lane.mailbox.done(sent - again.len());
+        match unfit {
+            None => Ok(again),
+            Some(cause) => {
+                self.lane.mailbox.lost(again, &NodeAnswer::Refused(Arc::clone(&cause)));
+                Err(cause)
+            }
+        }
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        if !self.commands.is_empty() {
+            self.lane.mailbox.lost(std::mem::take(&mut self.commands), &self.fate);
+        }
+    }
+}
+
+/// How many batches may be on the way, by the shortest round trip of late.
+#[derive(Debug, Default)]
+struct Pace {
+    shortest: Duration,
+    shortest_of_these: Duration,
+    seen: u32,
+}
+
+impl Pace {
+    const SAMPLES: u32 = 64;
+
+    fn observe(&mut self, round_trip: Duration) {
+        if self.seen == 0 || round_trip < self.shortest_of_these {
+            self.shortest_of_these = round_trip;
+        }
+        self.seen += 1;
+        if self.seen == Self::SAMPLES || self.shortest_of_these < self.shortest {
+            self.shortest = self.shortest_of_these;
+        }
+        if self.seen == Self::SAMPLES {
+            self.seen = 0;
+        }
+    }
+
+    fn window(&self) -> usize {
+        if self.shortest > SHORT_ROUND_TRIP { MAX_WINDOW } else { 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_opens_on_a_slow_network_and_closes_on_a_fast_one() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.window(), 1);
+        for _ in 0..Pace::SAMPLES {
+            pace.observe(Duration::from_millis(2));
+        }
+        assert_eq!(pace.window(), MAX_WINDOW);
+        pace.observe(Duration::from_micros(80));
+        assert_eq!(pace.window(), 1);
+    }
+}

@@ -1,0 +1,225 @@
+//! What a lane has still to send, and what it owes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Command;
+use crate::key::Key;
+use crate::protocol::quorum::NodeAnswer;
+use crate::token::Token;
+
+/// Commands that wait for one lane. More are refused, except releases: each of those belongs to
+/// an acquisition that was let in before.
+const CAPACITY: usize = 8_192;
+
+/// Keys that may have to be deleted once the server is back. Beyond this the oldest are left to
+/// their time to live.
+const MAX_DEBTS: usize = 65_536;
+
+/// A key that may hold a token nobody owns any more.
+#[derive(Clone, Debug)]
+pub(super) struct Debt {
+    pub(super) key: Key,
+    pub(super) token: Token,
+}
+
+/// What stands between a new connection and its first command.
+#[derive(Debug)]
+pub(super) enum Reopened {
+    Open { was_down: bool },
+    /// The oldest debts.
+    Owing(Vec<Debt>),
+}
+
+/// A bounded queue that callers push to without waiting and one lane drains in batches.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    state: Mutex<State>,
+    mail: Notify,
+    settled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<Command>,
+    in_flight: usize,
+    debts: VecDeque<Debt>,
+    /// Why the server can't be asked: its breaker is open.
+    down: Option<Arc<str>>,
+    closed: bool,
+    driven: bool,
+}
+
+impl Mailbox {
+    /// Takes a command in, or answers it at once. Says whether a driver has to be started.
+    pub(super) fn push(&self, command: Command) -> bool {
+        let mut state = self.state.lock();
+        let is_release = command.op.is_release();
+        let refusal = match &state.down {
+            _ if state.closed => Some("the lock service is closed".into()),
+            Some(cause) => Some(Arc::clone(cause)),
+            None if state.queue.len() >= CAPACITY && !is_release => {
+                Some("too many commands wait for this node".into())
+            }
+            None => None,
+        };
+        match refusal {
+            Some(why) => {
+                if is_release && !state.closed {
+                    state.owe(&command);
+                }
+                let start = !state.driven && !state.debts.is_empty();
+                drop(state);
+                command.seat.answer(NodeAnswer::Refused(why));
+                start
+            }
+            None => {
+                state.queue.push_back(command);
+                let start = !state.driven;
+                drop(state);
+                self.mail.notify_one();
+                start
+            }
+        }
+    }
+
+    /// Claims the mailbox for a driver; `false` if it has one.
+    pub(super) fn drive(&self) -> bool {
+        !std::mem::replace(&mut self.state.lock().driven, true)
+    }
+
+    /// Gives the claim up: the driver's task ended, or its runtime did.
+    pub(super) fn abandon(&self) {
+        let orphaned = {
+            let mut state = self.state.lock();
+            state.driven = false;
+            let (releases, others) = std::mem::take(&mut state.queue)
+                .into_iter()
+                .partition::<VecDeque<_>, _>(|command| command.op.is_release());
+            state.queue = releases;
+            others
+        };
+        // Their callers may live on in another runtime: each seat fails as it is dropped.
+        drop(orphaned);
+    }
+
+    /// Takes the next commands out; they count as in flight until they are [`done`](Self::done).
+    pub(super) fn take(&self, most: usize) -> Vec<Command> {
+        let mut state = self.state.lock();
+        let count = state.queue.len().min(most);
+        state.in_flight += count;
+        state.queue.drain(..count).collect()
+    }
+
+    pub(super) fn done(&self, count: usize) {
+        let mut state = self.state.lock();
+        state.in_flight -= count;
+        let settled = state.unsettled() == 0;
+        drop(state);
+        if settled {
+            self.settled.notify_waiters();
+        }
+    }
+
+    /// Gives up on commands in flight whose fate is unknown. A release becomes a debt; for an
+    /// acquisition its owner posts the release, as for every vote that was not a certain "no".
+    pub(super) fn lost(&self, commands: Vec<Command>, answer: &NodeAnswer) {
+        {
+            let mut state = self.state.lock();
+            state.in_flight -= commands.len();
+            for command in commands.iter().filter(|command| command.op.is_release()) {
+                state.owe(command);
+            }
+        }
+        for command in commands {
+            command.seat.answer(answer.clone());
+        }
+    }
+
+    /// Opens the breaker: what waits is answered now, what comes is answered at once.
+    pub(super) fn trip(&self, cause: &Arc<str>) {
+        let waiting = {
+            let mut state = self.state.lock();
+            state.down = Some(Arc::clone(cause));
+            let waiting = std::mem::take(&mut state.queue);
+            for command in waiting.iter().filter(|command| command.op.is_release()) {
+                state.owe(command);
+            }
+            waiting
+        };
+        for command in waiting {
+            command.seat.answer(NodeAnswer::Refused(Arc::clone(cause)));
+        }
+    }
+
+    /// Closes the breaker, unless there are debts to settle first.
+    pub(super) fn reopen(&self, most: usize) -> Reopened {
+        let mut state = self.state.lock();
+        if state.debts.is_empty() {
+            Reopened::Open { was_down: state.down.take().is_some() }
+        } else {
+            Reopened::Owing(state.debts.iter().take(most).cloned().collect())
+        }
+    }
+
+    /// Strikes out the oldest `count` debts.
+    pub(super) fn paid(&self, count: usize) {
+        let mut state = self.state.lock();
+        let count = count.min(state.debts.len());
+        state.debts.drain(..count);
+        let settled = state.unsettled() == 0;
+        drop(state);
+        if settled {
+            self.settled.notify_waiters();
+        }
+    }
+
+    /// Refuses commands from now on; what is queued is still sent.
+    pub(super) fn close(&self) {
+        self.state.lock().closed = true;
+        self.mail.notify_one();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.state.lock().queue.is_empty()
+    }
+
+    /// Ends when something was pushed or the mailbox was closed since the last time.
+    pub(super) async fn mail(&self) {
+        self.mail.notified().await;
+    }
+
+    pub(super) fn unsettled(&self) -> usize {
+        self.state.lock().unsettled()
+    }
+
+    pub(super) async fn settled(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if self.unsettled() == 0 {
+                return;
+            }
+            settled.await;
+        }
+    }
+}
+
+impl State {
+    fn unsettled(&self) -> usize {
+        self.queue.len() + self.in_flight + self.debts.len()
+    }
+
+    fn owe(&mut self, command: &Command) {
+        if self.debts.len() == MAX_DEBTS {
+            self.debts.pop_front();
+        }
+        self.debts.push_back(Debt { key: command.key.clone(), token: command.token.clone() });
+    }
+}

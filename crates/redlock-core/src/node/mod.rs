@@ -1,0 +1,102 @@
+//! A node: one server that votes.
+//!
+//! Commands are posted without waiting. A node answers each of them exactly once, within its
+//! deadline, and executes those of one key in the order in which they were posted.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::group::Round;
+use crate::key::Key;
+use crate::protocol::quorum::NodeAnswer;
+use crate::token::Token;
+
+mod connection;
+mod lane;
+mod mailbox;
+mod memory;
+mod redis;
+mod wire;
+
+pub(crate) use self::connection::Identities;
+pub(crate) use self::memory::MemoryNode;
+pub(crate) use self::redis::RedisNode;
+
+/// What the rest of the library knows of a server.
+pub(crate) trait Node: fmt::Debug + Send + Sync {
+    /// Host, port and database; never a password.
+    fn address(&self) -> &str;
+
+    /// Hands over a command. Never blocks and never loses a release: what can't be sent now is a
+    /// debt that is settled when the server is back.
+    fn post(&self, command: Command);
+
+    /// Commands without an answer, and debts.
+    fn unsettled(&self) -> usize;
+
+    /// Ends when nothing is unsettled.
+    fn settled(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+
+    /// Refuses everything from now on, and ends the node's tasks after what is posted already.
+    fn shut_down(&self);
+}
+
+/// What a node can be asked to do with a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// Set the key to the token if nobody holds it.
+    Acquire { ttl: Duration },
+    /// Set a new time to live if the key holds the token; never create it (H15).
+    Extend { ttl: Duration },
+    /// Delete the key if it holds the token. `report`: otherwise say who holds it.
+    Release { report: bool },
+    /// Say who holds the key.
+    Inspect,
+}
+
+impl Op {
+    /// Whether losing this command could leave a key behind that nobody owns.
+    pub(crate) const fn is_release(self) -> bool {
+        matches!(self, Self::Release { .. })
+    }
+}
+
+/// One operation for one node.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) op: Op,
+    pub(crate) key: Key,
+    pub(crate) token: Token,
+    pub(crate) seat: Seat,
+}
+
+/// A node's seat in a round. It is vacated by an answer; one that is dropped without has failed,
+/// so that no caller waits for a node whose task or runtime is gone.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    round: Option<Arc<Round>>,
+    index: usize,
+}
+
+impl Seat {
+    pub(crate) fn new(round: Arc<Round>, index: usize) -> Self {
+        Self { round: Some(round), index }
+    }
+
+    pub(crate) fn answer(mut self, answer: NodeAnswer) {
+        if let Some(round) = self.round.take() {
+            round.answer(self.index, answer);
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(round) = self.round.take() {
+            round.answer(self.index, NodeAnswer::Failed("its connection task ended".into()));
+        }
+    }
+}

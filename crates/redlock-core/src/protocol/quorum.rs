@@ -1,0 +1,253 @@
+//! Votes of a group's nodes and the verdict they add up to.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How one node answered one command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NodeAnswer {
+    /// The node did what was asked: it set, extended or deleted the key for our token.
+    Granted,
+    /// Somebody else's token is on the key.
+    Held {
+        /// The holder's label, if the value on the key is one of this library's tokens.
+        label: Option<Arc<str>>,
+        /// How long the key still lives on that node, if it was asked.
+        remaining: Option<Duration>,
+    },
+    /// Nobody holds the key on that node.
+    NotHeld,
+    /// The command was certainly not executed, and why.
+    Refused(Arc<str>),
+    /// No answer within the node deadline; the command may have been executed.
+    TimedOut,
+    /// The answer was lost or could not be understood; the command may have been executed.
+    Failed(Arc<str>),
+    /// The verdict did not need this node's answer.
+    NoAnswer,
+}
+
+impl NodeAnswer {
+    /// Whether the node took part in the vote, for us or against us.
+    pub(crate) const fn is_vote(&self) -> bool {
+        matches!(self, Self::Granted | Self::Held { .. } | Self::NotHeld)
+    }
+
+    /// Whether the command may have left a key behind. Only a certain "no" is exempt (H10).
+    pub(crate) const fn may_have_executed(&self) -> bool {
+        !matches!(self, Self::Refused(_))
+    }
+}
+
+impl fmt::Display for NodeAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Granted => f.write_str("granted"),
+            Self::Held { label, remaining } => {
+                f.write_str("held")?;
+                if let Some(label) = label {
+                    write!(f, " by {label}")?;
+                }
+                if let Some(remaining) = remaining {
+                    write!(f, " for {remaining:.1?}")?;
+                }
+                Ok(())
+            }
+            Self::NotHeld => f.write_str("not held"),
+            Self::Refused(why) => write!(f, "refused: {why}"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Failed(why) => write!(f, "failed: {why}"),
+            Self::NoAnswer => f.write_str("no answer yet"),
+        }
+    }
+}
+
+/// What the answers of a group add up to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// A majority of the whole group granted.
+    Granted,
+    /// A majority answered, and it can't be a majority for us.
+    Denied,
+    /// No majority answered.
+    Unavailable,
+}
+
+/// The smallest number of nodes of which any two choices out of `nodes` share one.
+pub(crate) const fn majority(nodes: usize) -> usize {
+    nodes / 2 + 1
+}
+
+/// The answers to one command that was sent to every node of a group.
+#[derive(Debug)]
+pub(crate) struct Ballot {
+    answers: Box<[NodeAnswer]>,
+    granted: usize,
+    denied: usize,
+    failed: usize,
+    verdict: Option<Verdict>,
+}
+
+impl Ballot {
+    pub(crate) fn new(nodes: usize) -> Self {
+        Self {
+            answers: vec![NodeAnswer::NoAnswer; nodes].into_boxed_slice(),
+            granted: 0,
+            denied: 0,
+            failed: 0,
+            verdict: None,
+        }
+    }
+
+    /// Counts a node's answer; its first one stands. The verdict comes as soon as no answer that
+    /// is still missing could change it, and does not change afterwards.
+    pub(crate) fn record(&mut self, node: usize, answer: NodeAnswer) -> Option<Verdict> {
+        let Some(slot @ NodeAnswer::NoAnswer) = self.answers.get_mut(node) else {
+            return self.verdict;
+        };
+        match &answer {
+            NodeAnswer::Granted => self.granted += 1,
+            NodeAnswer::Held { .. } | NodeAnswer::NotHeld => self.denied += 1,
+            NodeAnswer::Refused(_) | NodeAnswer::TimedOut | NodeAnswer::Failed(_) => {
+                self.failed += 1;
+            }
+            NodeAnswer::NoAnswer => return self.verdict,
+        }
+        *slot = answer;
+        self.verdict = self.verdict.or_else(|| self.count());
+        self.verdict
+    }
+
+    fn count(&self) -> Option<Verdict> {
+        let quorum = majority(self.answers.len());
+        let answered = self.granted + self.denied;
+        let missing = self.answers.len() - answered - self.failed;
+        if self.granted >= quorum {
+            Some(Verdict::Granted)
+        } else if self.granted + missing >= quorum {
+            None
+        } else if answered >= quorum {
+            Some(Verdict::Denied)
+        } else if answered + missing < quorum {
+            Some(Verdict::Unavailable)
+        } else {
+            None
+        }
+    }
+
+    pub(crate) const fn verdict(&self) -> Option<Verdict> {
+        self.verdict
+    }
+
+    /// Whether a majority of the whole group said that the key is not ours.
+    pub(crate) fn denied_by_majority(&self) -> bool {
+        self.denied >= majority(self.answers.len())
+    }
+
+    /// Whether a majority of the whole group could not even be asked.
+    pub(crate) fn refused_by_majority(&self) -> bool {
+        let refused = self.answers.iter().filter(|answer| !answer.may_have_executed()).count();
+        refused >= majority(self.answers.len())
+    }
+
+    pub(crate) fn answers(&self) -> &[NodeAnswer] {
+        &self.answers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn answer() -> impl Strategy<Value = NodeAnswer> {
+        prop_oneof![
+            Just(NodeAnswer::Granted),
+            Just(NodeAnswer::Held { label: None, remaining: None }),
+            Just(NodeAnswer::NotHeld),
+            Just(NodeAnswer::Refused("down".into())),
+            Just(NodeAnswer::TimedOut),
+            Just(NodeAnswer::Failed("cut".into())),
+        ]
+    }
+
+    fn verdict_of(answers: &[NodeAnswer]) -> Option<Verdict> {
+        let mut ballot = Ballot::new(answers.len());
+        for (node, answer) in answers.iter().enumerate() {
+            ballot.record(node, answer.clone());
+        }
+        ballot.verdict()
+    }
+
+    #[test]
+    fn a_majority_is_more_than_half() {
+        let sizes: Vec<usize> = (1..=9).map(majority).collect();
+        assert_eq!(sizes, [1, 2, 2, 3, 3, 4, 4, 5, 5]);
+    }
+
+    #[test]
+    fn two_of_three_grants_decide_without_the_third() {
+        let mut ballot = Ballot::new(3);
+        assert_eq!(ballot.record(0, NodeAnswer::Granted), None);
+        assert_eq!(ballot.record(2, NodeAnswer::Granted), Some(Verdict::Granted));
+        assert_eq!(ballot.record(1, NodeAnswer::NotHeld), Some(Verdict::Granted));
+    }
+
+    #[test]
+    fn one_denial_one_failure_waits_for_the_last_node_to_tell_contended_from_unavailable() {
+        let mut ballot = Ballot::new(3);
+        ballot.record(0, NodeAnswer::NotHeld);
+        assert_eq!(ballot.record(1, NodeAnswer::TimedOut), None);
+        assert_eq!(ballot.record(2, NodeAnswer::Granted), Some(Verdict::Denied));
+    }
+
+    #[test]
+    fn a_second_answer_of_a_node_does_not_count() {
+        let mut ballot = Ballot::new(3);
+        ballot.record(0, NodeAnswer::Granted);
+        assert_eq!(ballot.record(0, NodeAnswer::Granted), None);
+    }
+
+    #[test]
+    fn an_answer_of_a_node_outside_the_group_does_not_count() {
+        let mut ballot = Ballot::new(1);
+        assert_eq!(ballot.record(7, NodeAnswer::Granted), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_full_ballot_has_the_verdict_of_its_counts(
+            answers in (0_usize..5).prop_flat_map(|half| prop::collection::vec(answer(), 2 * half + 1)),
+        ) {
+            let quorum = majority(answers.len());
+            let granted = answers.iter().filter(|a| **a == NodeAnswer::Granted).count();
+            let voted = answers.iter().filter(|a| a.is_vote()).count();
+            let expected = if granted >= quorum {
+                Verdict::Granted
+            } else if voted >= quorum {
+                Verdict::Denied
+            } else {
+                Verdict::Unavailable
+            };
+            prop_assert_eq!(verdict_of(&answers), Some(expected));
+        }
+
+        #[test]
+        fn a_verdict_never_changes(
+            answers in prop::collection::vec(answer(), 5),
+            order in Just((0_usize..5).collect::<Vec<_>>()).prop_shuffle(),
+        ) {
+            let mut ballot = Ballot::new(5);
+            let mut first = None;
+            for node in order {
+                let verdict = ballot.record(node, answers[node].clone());
+                prop_assert!(first.is_none() || verdict == first);
+                first = verdict;
+            }
+            prop_assert_eq!(first, verdict_of(&answers));
+        }
+    }
+}

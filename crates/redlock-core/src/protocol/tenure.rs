@@ -1,0 +1,299 @@
+//! One tenure of a key: from the moment it was won until it is released or lost.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::clock::Moment;
+
+/// Why a lease ended before it was released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LostReason {
+    /// Its validity ran out without a majority having confirmed an extension in time.
+    Expired,
+    /// A majority of the nodes said that the key is not, or no longer, ours.
+    TakenOver,
+    /// It was renewed for as long as `max_hold` allows.
+    MaxHold,
+    /// The [`Redlock`](crate::Redlock) was closed.
+    Closed,
+}
+
+impl fmt::Display for LostReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "its validity ran out",
+            Self::TakenOver => "a majority of the nodes said that it is not ours",
+            Self::MaxHold => "it was held for as long as max_hold allows",
+            Self::Closed => "the lock service was closed",
+        })
+    }
+}
+
+/// What a lease keeps to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) ttl: Duration,
+    pub(crate) drift: Duration,
+    /// Time between the last confirmed majority and the next renewal; `None`: no renewal.
+    pub(crate) renew_every: Option<Duration>,
+    /// Nothing is renewed beyond this moment, nor valid.
+    pub(crate) hold_until: Moment,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Held,
+    Lost(LostReason),
+    Released,
+}
+
+/// What is due now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Ask every node to extend the key to this TTL.
+    Renewal(Duration),
+    /// The lease has just been lost: tell everybody.
+    Loss(LostReason),
+    Nothing,
+}
+
+/// An extension under way. The servers keep to the one that was sent last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extension {
+    number: u64,
+    sent: Moment,
+    ttl: Duration,
+}
+
+/// The state of one lease.
+///
+/// The end of its validity moves only when a majority confirmed it, counts from before the
+/// confirming command was sent, and is judged by the caller's clock alone.
+#[derive(Debug)]
+pub(crate) struct Tenure {
+    terms: Terms,
+    state: State,
+    valid_until: Moment,
+    renewal_due: Moment,
+    extensions: u64,
+}
+
+impl Tenure {
+    /// A tenure won by an attempt that started at `confirmed` and is valid until `valid_until`.
+    pub(crate) fn new(terms: Terms, confirmed: Moment, valid_until: Moment) -> Self {
+        Self {
+            terms,
+            state: State::Held,
+            valid_until: valid_until.min(terms.hold_until),
+            renewal_due: terms.renew_every.map_or(Moment::NEVER, |every| confirmed + every),
+            extensions: 0,
+        }
+    }
+
+    pub(crate) fn remaining(&self, now: Moment) -> Duration {
+        match self.state {
+            State::Held => self.valid_until.since(now),
+            State::Lost(_) | State::Released => Duration::ZERO,
+        }
+    }
+
+    /// Why the lease is lost at `now`, whether or not anybody has noticed so far.
+    pub(crate) fn lost(&self, now: Moment) -> Option<LostReason> {
+        match self.state {
+            State::Lost(reason) => Some(reason),
+            State::Held if now >= self.valid_until => Some(self.reason_of_the_end()),
+            State::Held | State::Released => None,
+        }
+    }
+
+    pub(crate) fn is_released(&self) -> bool {
+        self.state == State::Released
+    }
+
+    /// When [`due`](Self::due) is to be asked next.
+    pub(crate) fn next_timer(&self) -> Option<Moment> {
+        (self.state == State::Held).then(|| self.renewal_due.min(self.valid_until))
+    }
+
+    /// What is due at `now`.
+    pub(crate) fn due(&mut self, now: Moment) -> Due {
+        if self.state != State::Held {
+            return Due::Nothing;
+        }
+        if now >= self.valid_until {
+            let reason = self.reason_of_the_end();
+            self.state = State::Lost(reason);
+            return Due::Loss(reason);
+        }
+        if now < self.renewal_due {
+            return Due::Nothing;
+        }
+        self.renewal_due = Moment::NEVER;
+        if self.valid_until >= self.terms.hold_until {
+            return Due::Nothing;
+        }
+        Due::Renewal(self.terms.ttl)
+    }
+
+    /// Notes that an extension to `ttl` is about to be sent at `sent`. From here on the servers
+    /// may keep the key for that long only, so a shorter TTL counts at once, confirmed or not.
+    pub(crate) fn extending(&mut self, sent: Moment, ttl: Duration) -> Extension {
+        self.valid_until = self.valid_until.min(self.end_of(sent, ttl));
+        self.extensions += 1;
+        Extension { number: self.extensions, sent, ttl }
+    }
+
+    /// Notes that a majority confirmed an extension. What is confirmed after the end of the
+    /// validity comes too late, whatever the servers say, and one that was overtaken by a later
+    /// extension says nothing about how long the servers keep the key now.
+    pub(crate) fn extended(&mut self, extension: Extension, now: Moment) {
+        let Extension { number, sent, ttl } = extension;
+        if self.state == State::Held && now < self.valid_until && number == self.extensions {
+            self.terms.ttl = ttl;
+            self.valid_until = self.end_of(sent, ttl);
+            self.renewal_due = self.terms.renew_every.map_or(Moment::NEVER, |every| sent + every);
+        }
+    }
+
+    /// Notes that an extension failed without a majority against us: the old end stands (H14),
+    /// and a renewing lease tries again soon.
+    pub(crate) fn not_extended(&mut self, now: Moment) {
+        if let Some(every) = self.terms.renew_every {
+            self.renewal_due = now + every / 4;
+        }
+    }
+
+    /// Ends a held lease; `false` if it had ended already.
+    pub(crate) fn lose(&mut self, reason: LostReason) -> bool {
+        let held = self.state == State::Held;
+        if held {
+            self.state = State::Lost(reason);
+        }
+        held
+    }
+
+    /// Ends the tenure for good; no renewal is due afterwards.
+    pub(crate) fn release(&mut self) {
+        self.state = State::Released;
+    }
+
+    fn end_of(&self, sent: Moment, ttl: Duration) -> Moment {
+        (sent + ttl.saturating_sub(self.terms.drift)).min(self.terms.hold_until)
+    }
+
+    fn reason_of_the_end(&self) -> LostReason {
+        if self.valid_until >= self.terms.hold_until {
+            LostReason::MaxHold
+        } else {
+            LostReason::Expired
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Moment = Moment::from_origin(Duration::from_secs(1_000));
+
+    fn at(millis: u64) -> Moment {
+        START + Duration::from_millis(millis)
+    }
+
+    fn renewing(hold_until: Moment) -> Tenure {
+        let terms = Terms {
+            ttl: Duration::from_millis(1_000),
+            drift: Duration::from_millis(10),
+            renew_every: Some(Duration::from_millis(300)),
+            hold_until,
+        };
+        Tenure::new(terms, START, at(990))
+    }
+
+    const TTL: Duration = Duration::from_millis(1_000);
+
+    #[test]
+    fn a_renewal_is_due_a_third_into_the_ttl_and_moves_the_end_from_when_it_was_sent() {
+        let mut tenure = renewing(Moment::NEVER);
+        assert_eq!(tenure.due(at(299)), Due::Nothing);
+        assert_eq!(tenure.due(at(300)), Due::Renewal(TTL));
+        assert_eq!(tenure.due(at(301)), Due::Nothing);
+        let extension = tenure.extending(at(300), TTL);
+        tenure.extended(extension, at(350));
+        assert_eq!(tenure.valid_until, at(1_290));
+        assert_eq!(tenure.next_timer(), Some(at(600)));
+    }
+
+    #[test]
+    fn a_failed_renewal_keeps_the_old_end_and_is_tried_again_before_it() {
+        let mut tenure = renewing(Moment::NEVER);
+        assert_ne!(tenure.due(at(300)), Due::Nothing);
+        tenure.extending(at(300), TTL);
+        tenure.not_extended(at(400));
+        assert_eq!(tenure.valid_until, at(990));
+        assert_eq!(tenure.next_timer(), Some(at(475)));
+    }
+
+    #[test]
+    fn a_confirmation_after_the_end_comes_too_late() {
+        let mut tenure = renewing(Moment::NEVER);
+        let extension = tenure.extending(at(300), TTL);
+        tenure.extended(extension, at(990));
+        assert_eq!(tenure.lost(at(990)), Some(LostReason::Expired));
+        assert_eq!(tenure.due(at(990)), Due::Loss(LostReason::Expired));
+        tenure.extended(extension, at(985));
+        assert_eq!(tenure.lost(at(990)), Some(LostReason::Expired));
+    }
+
+    #[test]
+    fn an_unanswered_renewal_does_not_keep_the_loss_from_being_due() {
+        let mut tenure = renewing(Moment::NEVER);
+        assert_ne!(tenure.due(at(300)), Due::Nothing);
+        assert_eq!(tenure.next_timer(), Some(at(990)));
+        assert_eq!(tenure.due(at(990)), Due::Loss(LostReason::Expired));
+        assert_eq!(tenure.next_timer(), None);
+    }
+
+    #[test]
+    fn a_shorter_extension_counts_from_the_moment_it_is_sent() {
+        let mut tenure = renewing(Moment::NEVER);
+        tenure.extending(at(100), Duration::from_millis(200));
+        assert_eq!(tenure.valid_until, at(290));
+        tenure.not_extended(at(110));
+        assert_eq!(tenure.lost(at(290)), Some(LostReason::Expired));
+    }
+
+    #[test]
+    fn the_confirmation_of_an_overtaken_extension_does_not_lengthen_a_shorter_one() {
+        let mut tenure = renewing(Moment::NEVER);
+        let long = tenure.extending(at(100), TTL);
+        let short = tenure.extending(at(101), Duration::from_millis(200));
+        tenure.extended(long, at(102));
+        assert_eq!(tenure.valid_until, at(291));
+        tenure.extended(short, at(103));
+        assert_eq!(tenure.valid_until, at(291));
+    }
+
+    #[test]
+    fn max_hold_bounds_the_validity_and_ends_renewal() {
+        let mut tenure = renewing(at(1_200));
+        assert_ne!(tenure.due(at(300)), Due::Nothing);
+        let extension = tenure.extending(at(300), TTL);
+        tenure.extended(extension, at(310));
+        assert_eq!(tenure.valid_until, at(1_200));
+        assert_eq!(tenure.due(at(600)), Due::Nothing);
+        assert_eq!(tenure.next_timer(), Some(at(1_200)));
+        assert_eq!(tenure.due(at(1_200)), Due::Loss(LostReason::MaxHold));
+    }
+
+    #[test]
+    fn a_released_tenure_is_not_lost_and_has_nothing_due() {
+        let mut tenure = renewing(Moment::NEVER);
+        tenure.release();
+        assert_eq!(tenure.due(at(5_000)), Due::Nothing);
+        assert_eq!(tenure.lost(at(5_000)), None);
+        assert_eq!(tenure.remaining(at(1)), Duration::ZERO);
+        assert!(!tenure.lose(LostReason::TakenOver));
+    }
+}

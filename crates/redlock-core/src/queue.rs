@@ -1,0 +1,238 @@
+//! The line in front of each key, within one process.
+//!
+//! Tasks of one process that want the same key stand in line, first come first served, and only
+//! the head talks to the servers. Whoever has the turn keeps it until the release is posted: the
+//! next in line may then post at once, because a node executes the commands for one key in order.
+
+use std::collections::hash_map::Entry as Slot;
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::key::Key;
+use crate::lease::Lease;
+
+const SHARDS: usize = 32;
+
+/// The lines of all keys that somebody in this process wants.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    shards: Box<[Mutex<HashMap<Key, Line>>]>,
+    hasher: std::collections::hash_map::RandomState,
+    max_waiters: usize,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    /// The lease of who has the turn, once there is one.
+    held: Option<Lease>,
+    waiters: VecDeque<Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    brief: bool,
+    entry: oneshot::Sender<Entry>,
+}
+
+/// What standing in line comes to.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    /// Nobody else in this process is about to lock the key.
+    Turn(Turn),
+    /// Somebody in this process holds it, and the caller does not want to wait for that.
+    Held(Lease),
+    /// Too many stand in line already.
+    Full(Option<Lease>),
+}
+
+impl Queue {
+    pub(crate) fn new(max_waiters: usize) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: std::collections::hash_map::RandomState::new(),
+            max_waiters,
+        }
+    }
+
+    /// Stands in line for `key`. A `brief` caller stays only while it is undecided whether the
+    /// one whose turn it is gets the lock.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the line; a turn that was on its way passes to the next.
+    pub(crate) async fn enter(self: &Arc<Self>, key: &Key, brief: bool) -> Entry {
+        let place = {
+            let mut shard = self.shard(key).lock();
+            match shard.entry(key.clone()) {
+                Slot::Vacant(vacant) => {
+                    vacant.insert(Line::default());
+                    return Entry::Turn(self.turn(key.clone()));
+                }
+                Slot::Occupied(mut occupied) => {
+                    let line = occupied.get_mut();
+                    if brief && let Some(held) = &line.held {
+                        return Entry::Held(held.clone());
+                    }
+                    if line.waiters.len() >= self.max_waiters {
+                        line.waiters.retain(|waiter| !waiter.entry.is_closed());
+                    }
+                    if line.waiters.len() >= self.max_waiters {
+                        return Entry::Full(line.held.clone());
+                    }
+                    let (entry, place) = oneshot::channel();
+                    line.waiters.push_back(Waiter { brief, entry });
+                    place
+                }
+            }
+        };
+        // The sender is in the line until the entry is sent.
+        place.await.unwrap_or(Entry::Full(None))
+    }
+
+    /// Who in this process holds `key`.
+    pub(crate) fn held(&self, key: &Key) -> Option<Lease> {
+        self.shard(key).lock().get(key).and_then(|line| line.held.clone())
+    }
+
+    fn turn(self: &Arc<Self>, key: Key) -> Turn {
+        Turn(Some((Arc::clone(self), key)))
+    }
+
+    fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, Line>> {
+        let hash = self.hasher.hash_one(key);
+        &self.shards[hash as usize % SHARDS]
+    }
+
+    /// Gives the turn to the first in line who is still there, or closes the line.
+    fn pass_on(self: &Arc<Self>, key: &Key) {
+        let mut shard = self.shard(key).lock();
+        let Some(line) = shard.get_mut(key) else { return };
+        // Dropped after the lock: the last owner of a lease has work to do.
+        let _held = line.held.take();
+        loop {
+            let Some(waiter) = line.waiters.pop_front() else {
+                shard.remove(key);
+                drop(shard);
+                return;
+            };
+            let turn = self.turn(key.clone());
+            match waiter.entry.send(Entry::Turn(turn)) {
+                Ok(()) => break,
+                Err(Entry::Turn(mut refused)) => drop(refused.0.take()),
+                Err(_) => {}
+            }
+        }
+        drop(shard);
+    }
+}
+
+/// The right to talk to the servers about a key. Dropping it passes it on.
+#[derive(Debug)]
+pub(crate) struct Turn(Option<(Arc<Queue>, Key)>);
+
+impl Turn {
+    /// Makes known that the key is held now, and sends those away who would not wait for that.
+    pub(crate) fn hold(&self, lease: &Lease) {
+        let Some((queue, key)) = &self.0 else { return };
+        let mut sent_away = Vec::new();
+        {
+            let mut shard = queue.shard(key).lock();
+            let Some(line) = shard.get_mut(key) else { return };
+            line.held = Some(lease.clone());
+            if line.waiters.iter().any(|waiter| waiter.brief) {
+                let (brief, patient) =
+                    line.waiters.drain(..).partition::<VecDeque<_>, _>(|waiter| waiter.brief);
+                line.waiters = patient;
+                sent_away.extend(brief);
+            }
+        }
+        for waiter in sent_away {
+            // Who has left needs no answer.
+            let _gone = waiter.entry.send(Entry::Held(lease.clone()));
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some((queue, key)) = self.0.take() {
+            queue.pass_on(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    fn key() -> Key {
+        Key::new("k").unwrap()
+    }
+
+    fn now<F: Future>(future: F) -> Option<F::Output> {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        }
+    }
+
+    fn turn(entry: Option<Entry>) -> Turn {
+        match entry {
+            Some(Entry::Turn(turn)) => turn,
+            other => panic!("no turn: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn turns_are_taken_in_the_order_of_arrival() {
+        let (queue, key) = (Arc::new(Queue::new(8)), key());
+        let first = turn(now(queue.enter(&key, false)));
+        let (mut second, mut third) =
+            (Box::pin(queue.enter(&key, false)), Box::pin(queue.enter(&key, false)));
+        assert!(now(second.as_mut()).is_none());
+        assert!(now(third.as_mut()).is_none());
+        drop(first);
+        assert!(now(third.as_mut()).is_none());
+        drop(turn(now(second.as_mut())));
+        drop(turn(now(third.as_mut())));
+        assert!(queue.shards.iter().all(|shard| shard.lock().is_empty()));
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_nobody_is_there_to_take_passes_to_the_next() {
+        let (queue, key) = (Arc::new(Queue::new(8)), key());
+        let first = turn(now(queue.enter(&key, false)));
+        let mut left_before = Box::pin(queue.enter(&key, false));
+        let mut left_after = Box::pin(queue.enter(&key, false));
+        let mut stays = Box::pin(queue.enter(&key, false));
+        for waiting in [&mut left_before, &mut left_after, &mut stays] {
+            assert!(now(waiting.as_mut()).is_none());
+        }
+        drop(left_before);
+        drop(first);
+        drop(left_after);
+        drop(turn(now(stays.as_mut())));
+        assert!(queue.shards.iter().all(|shard| shard.lock().is_empty()));
+    }
+
+    #[tokio::test]
+    async fn the_line_is_bounded_and_those_who_left_do_not_count() {
+        let (queue, key) = (Arc::new(Queue::new(2)), key());
+        let _first = turn(now(queue.enter(&key, false)));
+        let mut second = Box::pin(queue.enter(&key, false));
+        let mut third = Box::pin(queue.enter(&key, false));
+        assert!(now(second.as_mut()).is_none());
+        assert!(now(third.as_mut()).is_none());
+        assert!(matches!(now(queue.enter(&key, false)), Some(Entry::Full(None))));
+        drop(third);
+        assert!(now(queue.enter(&key, false)).is_none());
+    }
+}

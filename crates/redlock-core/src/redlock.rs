@@ -1,0 +1,450 @@
+//! The handle: everything a user asks for starts here.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::clock::Moment;
+use crate::config::{CheckedGroup, Config, check_label};
+use crate::error::{Holding, LockError, NodeReport};
+use crate::group::{Group, Round};
+use crate::guard::{Guard, Released};
+use crate::keeper::Keeper;
+use crate::key::{IntoKey, Key};
+use crate::latch::Latch;
+use crate::lease::Lease;
+use crate::node::{Identities, MemoryNode, Node, Op, RedisNode};
+use crate::protocol::quorum::{NodeAnswer, Verdict, majority};
+use crate::protocol::tenure::LostReason;
+use crate::queue::Queue;
+use crate::request::{Renew, Request};
+use crate::ring::Ring;
+use crate::token::Token;
+
+/// How long [`Redlock::connect`] gives the servers to answer.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A lock service over one or more groups of independent servers.
+///
+/// Cheap to clone; clones share connections, waiting lines and renewals. When the last clone and
+/// the last guard are gone, its tasks end.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use redlock_core::Redlock;
+///
+/// let redlock = Redlock::in_memory();
+/// // let redlock = Redlock::new(Config::servers(["redis://a", "redis://b", "redis://c"]).build()?);
+/// let guard = redlock.lock("order:42").await?;
+/// println!("order 42 is ours for {:?}", guard.remaining());
+/// guard.release().await;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Redlock {
+    inner: Arc<Inner>,
+}
+
+/// What the parts of one lock service share.
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) closing: Latch,
+    ring: Ring,
+    groups: Box<[Arc<Group>]>,
+    ids: AtomicU64,
+}
+
+/// What was left when a [`Redlock`] was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Closed {
+    /// Commands, releases above all, that no server confirmed within the grace. Their keys expire
+    /// with their time to live.
+    pub unreleased: usize,
+}
+
+/// Who holds a key, as far as the servers say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Inspection {
+    /// Whether a majority of the nodes has the key.
+    pub held: bool,
+    /// The label of the holder, if it uses this library.
+    pub holder: Option<Arc<str>>,
+    /// When a majority will be free, if nobody extends or releases the key.
+    pub free_in: Option<Duration>,
+    /// What each node of the group answered.
+    pub nodes: Vec<NodeReport>,
+}
+
+impl Redlock {
+    /// A lock service that connects on first use. Needs no runtime to be constructed.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let identities = Arc::new(Identities::default());
+        let groups = config.groups.iter().map(|group| {
+            let redis = |server| -> Arc<dyn Node> {
+                Arc::new(RedisNode::new(server, &config, &identities))
+            };
+            let nodes = if config.memory {
+                vec![Arc::new(MemoryNode::new(Arc::clone(&config.clock))) as Arc<dyn Node>]
+            } else {
+                group.servers().iter().map(redis).collect()
+            };
+            Arc::new(Group::new(nodes))
+        });
+        let groups = groups.collect();
+        let names: Vec<&str> = config.groups.iter().map(CheckedGroup::name).collect();
+        Self {
+            inner: Arc::new(Inner {
+                ring: Ring::new(config.ring, &names),
+                queue: Arc::new(Queue::new(config.max_waiters)),
+                keeper: Arc::new(Keeper::new(Arc::clone(&config.clock))),
+                closing: Latch::default(),
+                groups,
+                ids: AtomicU64::new(0),
+                config,
+            }),
+        }
+    }
+
+    /// A lock service that is known to be there: a majority of every group has answered.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if that did not happen within two seconds,
+    /// with what each server of the first such group had to say.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connections.
+    pub async fn connect(config: Config) -> Result<Self, LockError> {
+        let redlock = Self::new(config);
+        let deadline = Instant::now() + CONNECT_PATIENCE;
+        loop {
+            match redlock.ready().await {
+                Ok(()) => return Ok(redlock),
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    /// A lock service within this process, for demos and tests: the same API and semantics, no
+    /// servers. Its leases follow tokio's time, which tests can pause.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::new(Config::in_memory())
+    }
+
+    /// Locks `key`, waiting by the configured retry policy. See [`Request`] for what can be set
+    /// and for errors and cancel safety.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
+    /// # let redlock = redlock_core::Redlock::in_memory();
+    /// let guard = redlock.lock("order:42").await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn lock(&self, key: impl IntoKey) -> Request {
+        Request::new(Arc::clone(&self.inner), key.into_key())
+    }
+
+    /// Locks `key` or fails after one round: no waiting, no retries.
+    pub fn try_lock(&self, key: impl IntoKey) -> Request {
+        self.lock(key).wait(Duration::ZERO)
+    }
+
+    /// The same as [`lock`](Self::lock), named for when more is to be set on the [`Request`].
+    pub fn request(&self, key: impl IntoKey) -> Request {
+        self.lock(key)
+    }
+
+    /// Runs `work` under the lock, renewing it for as long as that takes, and releases it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
+    /// # let redlock = redlock_core::Redlock::in_memory();
+    /// let total = redlock.with_lock("order:42", |_lease| async { 19 + 99 }).await?;
+    /// assert_eq!(total, 118);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Request`]; and [`Lost`](crate::ErrorKind::Lost) if the lock was lost while
+    /// `work` ran, which was dropped then. Failing to release is no error.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops `work` and releases the lock in the background.
+    pub async fn with_lock<F, T>(
+        &self,
+        key: impl IntoKey,
+        work: impl FnOnce(Lease) -> F,
+    ) -> Result<T, LockError>
+    where
+        F: Future<Output = T>,
+    {
+        let guard = self.lock(key).renew(Renew::Yes).await?;
+        let output = {
+            let work = work(guard.lease().clone());
+            tokio::select! {
+                biased;
+                reason = guard.lost() => return Err(LockError::lost(reason)),
+                output = work => output,
+            }
+        };
+        guard.release().await;
+        Ok(output)
+    }
+
+    /// Locks all of `keys` or none. They are taken in order of their bytes, each once, so that
+    /// two callers with the same keys in another order can't wait for each other.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Request`] for the first key that could not be locked.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future releases what was locked so far in the background.
+    pub async fn lock_all<K: IntoKey>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Guard>, LockError> {
+        let keys = keys.into_iter().map(IntoKey::into_key).collect::<Result<Vec<Key>, _>>();
+        let mut keys = keys.map_err(LockError::invalid)?;
+        keys.sort_unstable();
+        keys.dedup();
+        let mut guards: Vec<Guard> = Vec::with_capacity(keys.len());
+        for key in keys {
+            match self.lock(key).await {
+                Ok(guard) => guards.push(guard),
+                Err(error) => {
+                    release_all(guards).await;
+                    return Err(error);
+                }
+            }
+        }
+        // Waiting for the later ones may have used up the first.
+        match guards.iter().find_map(|guard| guard.lost_reason()) {
+            None => Ok(guards),
+            Some(reason) => {
+                release_all(guards).await;
+                Err(LockError::lost(reason))
+            }
+        }
+    }
+
+    /// Releases a lock by its token: one that another process handed over.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid) for a bad key. A lock that is no longer there is
+    /// [`Released::AlreadyExpired`], not an error.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the release is sent in any case.
+    pub async fn unlock(&self, key: impl IntoKey, token: &Token) -> Result<Released, LockError> {
+        let key = key.into_key().map_err(LockError::invalid)?;
+        let round = self.inner.post(Op::Release { report: false }, &key, token);
+        Ok(Released::by(round.verdict().await))
+    }
+
+    /// Extends a lock by its token, to `ttl` from now, and returns for how long it is valid then.
+    ///
+    /// # Errors
+    ///
+    /// [`Lost`](crate::ErrorKind::Lost) if a majority says that the key does not hold the token;
+    /// [`Expired`](crate::ErrorKind::Expired) if the answers took longer than `ttl` allows;
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) and [`Invalid`](crate::ErrorKind::Invalid)
+    /// as for [`Request`].
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped the servers may or may not extend the key.
+    pub async fn extend(
+        &self,
+        key: impl IntoKey,
+        token: &Token,
+        ttl: Duration,
+    ) -> Result<Duration, LockError> {
+        let key = key.into_key().map_err(LockError::invalid)?;
+        let ttl = self.inner.usable_ttl(ttl)?;
+        let sent = self.inner.now();
+        let round = self.inner.post(Op::Extend { ttl }, &key, token);
+        let verdict = round.verdict().await;
+        let group = self.inner.group_of(&key);
+        let end = sent + ttl.saturating_sub(self.inner.config.drift(ttl));
+        let validity = end.since(self.inner.now());
+        match verdict {
+            Verdict::Granted if validity.is_zero() => Err(LockError::expired(group.report(&round))),
+            Verdict::Granted => Ok(validity),
+            Verdict::Denied if round.inspect(|ballot| ballot.denied_by_majority()) => {
+                Err(LockError::lost(LostReason::TakenOver).with_nodes(group.report(&round)))
+            }
+            Verdict::Denied | Verdict::Unavailable => Err(self.inner.unavailable(group, &round)),
+        }
+    }
+
+    /// Asks the servers who holds `key`. The answer may be old by the time it is read: never
+    /// decide by it what only a lock may decide.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if no majority answers, and
+    /// [`Invalid`](crate::ErrorKind::Invalid) for a bad key.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
+    pub async fn inspect(&self, key: impl IntoKey) -> Result<Inspection, LockError> {
+        let key = key.into_key().map_err(LockError::invalid)?;
+        let group = self.inner.group_of(&key);
+        let round = self.inner.ask(group, &self.inner.full_key(&key)).await?;
+        let nodes = group.report(&round);
+        let holding = Holding::of(&nodes);
+        let is_held = |node: &&NodeReport| matches!(node.answer, NodeAnswer::Held { .. });
+        let held = nodes.iter().filter(is_held).count() >= majority(nodes.len());
+        Ok(Inspection { held, holder: holding.label, free_in: holding.free_in, nodes })
+    }
+
+    /// Whether locks can be taken now: a majority of every group answers.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) with the answers of the first group of which
+    /// no majority does; [`Closed`](crate::ErrorKind::Closed).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
+    pub async fn ready(&self) -> Result<(), LockError> {
+        self.inner.check_open()?;
+        let key = self.inner.full_key(&Key::hashed("redlock:ready"));
+        for group in &self.inner.groups {
+            self.inner.ask(group, &key).await?;
+        }
+        Ok(())
+    }
+
+    /// Refuses new locks, releases all that are held, and waits up to `grace` until the servers
+    /// have confirmed everything that was sent. All clones are closed as well.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops the waiting only.
+    pub async fn close(&self, grace: Duration) -> Closed {
+        let inner = &self.inner;
+        inner.closing.raise();
+        for tenancy in inner.keeper.held() {
+            tenancy.lose(LostReason::Closed);
+            tenancy.release();
+        }
+        let deadline = Instant::now() + grace;
+        let mut unreleased = 0;
+        for node in inner.groups.iter().flat_map(|group| group.nodes()) {
+            if timeout_at(deadline, node.settled()).await.is_err() {
+                unreleased += node.unsettled();
+            }
+            node.shut_down();
+        }
+        inner.keeper.close();
+        Closed { unreleased }
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+}
+
+async fn release_all(guards: Vec<Guard>) {
+    for guard in guards.into_iter().rev() {
+        guard.release().await;
+    }
+}
+
+impl From<Config> for Redlock {
+    fn from(config: Config) -> Self {
+        Self::new(config)
+    }
+}
+
+impl fmt::Debug for Redlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redlock").field("config", &self.inner.config).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    pub(crate) fn now(&self) -> Moment {
+        self.config.clock.now()
+    }
+
+    pub(crate) fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn check_open(&self) -> Result<(), LockError> {
+        if self.closing.is_raised() { Err(LockError::closed()) } else { Ok(()) }
+    }
+
+    /// The key as the servers know it.
+    pub(crate) fn full_key(&self, key: &Key) -> Key {
+        key.with_prefix(&self.config.key_prefix)
+    }
+
+    /// The group that owns a key, given without prefix: other clients of the ring know no prefix.
+    pub(crate) fn group_of(&self, key: &Key) -> &Arc<Group> {
+        &self.groups[self.ring.group_of(key.as_bytes())]
+    }
+
+    /// A TTL in the servers' unit, if it leaves any validity.
+    pub(crate) fn usable_ttl(&self, ttl: Duration) -> Result<Duration, LockError> {
+        self.config.check_ttl(ttl).map_err(LockError::invalid)?;
+        let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        Ok(Duration::from_millis(millis))
+    }
+
+    pub(crate) fn label<'l>(&'l self, label: Option<&'l str>) -> Result<&'l str, LockError> {
+        match label {
+            None => Ok(&self.config.label),
+            Some(label) => {
+                check_label(label).map_err(LockError::invalid)?;
+                Ok(label)
+            }
+        }
+    }
+
+    pub(crate) fn unavailable(&self, group: &Group, round: &Round) -> LockError {
+        LockError::unavailable(group.report(round), self.config.reconnection_interval.cap)
+    }
+
+    fn post(&self, op: Op, key: &Key, token: &Token) -> Arc<Round> {
+        self.group_of(key).post(op, &self.full_key(key), token)
+    }
+
+    async fn ask(&self, group: &Group, full_key: &Key) -> Result<Arc<Round>, LockError> {
+        let token = Token::generate(&self.config.label).map_err(LockError::no_randomness)?;
+        let round = group.post(Op::Inspect, full_key, &token);
+        match round.verdict().await {
+            Verdict::Granted | Verdict::Denied => Ok(round),
+            Verdict::Unavailable => Err(self.unavailable(group, &round)),
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.keeper.close();
+    }
+}

@@ -1,0 +1,332 @@
+//! One acquisition: a place in line, attempts, retries, and an end to it.
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::{sleep, timeout};
+
+use crate::clock::Moment;
+use crate::error::LockError;
+use crate::group::{Group, Round};
+use crate::guard::Guard;
+use crate::key::{InvalidKey, Key};
+use crate::latch::Latch;
+use crate::lease::{Lease, Tenancy};
+use crate::node::Op;
+use crate::protocol::attempt::{Attempt, Outcome};
+use crate::protocol::tenure::{Tenure, Terms};
+use crate::queue::{Entry, Turn};
+use crate::redlock::Inner;
+use crate::token::Token;
+
+/// Whether a lease is renewed while its guard lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Renew {
+    /// The lock ends with its time to live, or when it is extended no more. The default.
+    #[default]
+    No,
+    /// The lock is renewed every third of its time to live until it is released or lost, or
+    /// until [`Request::max_hold`].
+    Yes,
+}
+
+/// A request for a lock: set what differs from the configuration, then `.await` it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
+/// use std::time::Duration;
+/// use redlock_core::{Redlock, Renew};
+///
+/// let redlock = Redlock::in_memory();
+/// let guard = redlock
+///     .request("report:2026-11")
+///     .ttl(Duration::from_secs(5))
+///     .wait(Duration::from_secs(2))
+///     .renew(Renew::Yes)
+///     .max_hold(Duration::from_secs(60))
+///     .label("reporter")
+///     .await?;
+/// assert_eq!(guard.token().label(), "reporter");
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+///
+/// [`Contended`](crate::ErrorKind::Contended) if somebody else has the key for as long as the
+/// request waits; [`Unavailable`](crate::ErrorKind::Unavailable) if no majority of the servers
+/// answers; [`Expired`](crate::ErrorKind::Expired) if a majority answered too late;
+/// [`Invalid`](crate::ErrorKind::Invalid) for a key, duration or label that makes no sense;
+/// [`Closed`](crate::ErrorKind::Closed) after [`Redlock::close`](crate::Redlock::close).
+///
+/// # Cancel safety
+///
+/// The future may be dropped at any time: it leaves the line, and what it may have set on a
+/// server is released in the background.
+#[must_use = "a request does nothing until it is awaited"]
+pub struct Request {
+    inner: Arc<Inner>,
+    key: Result<Key, InvalidKey>,
+    ttl: Duration,
+    wait: Option<Duration>,
+    renew: Renew,
+    max_hold: Option<Duration>,
+    label: Option<String>,
+}
+
+impl Request {
+    pub(crate) fn new(inner: Arc<Inner>, key: Result<Key, InvalidKey>) -> Self {
+        let ttl = inner.config.ttl;
+        Self { inner, key, ttl, wait: None, renew: Renew::No, max_hold: None, label: None }
+    }
+
+    /// For how long the servers keep the key if nobody extends or releases it.
+    ///
+    /// The default is the configured TTL, 10 seconds unless set.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// For how long to wait while somebody else has the key, or while no majority answers.
+    /// Zero: one round, no waiting in line.
+    ///
+    /// The default is the retry policy: `max_retry` rounds after the first, with pauses that grow
+    /// from the base to the cap of `retry_interval`.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = Some(wait);
+        self
+    }
+
+    /// Whether the lease is renewed while the guard lives. The default is [`Renew::No`].
+    pub fn renew(mut self, renew: Renew) -> Self {
+        self.renew = renew;
+        self
+    }
+
+    /// For how long the lock may be held at most, renewals and extensions included.
+    ///
+    /// The default is no bound.
+    pub fn max_hold(mut self, max_hold: Duration) -> Self {
+        self.max_hold = Some(max_hold);
+        self
+    }
+
+    /// Who asks, for others to see while the lock is held: up to 64 visible ASCII characters
+    /// without `:`.
+    ///
+    /// The default is the configured label, host name and process id unless set.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+}
+
+impl IntoFuture for Request {
+    type Output = Result<Guard, LockError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.acquire())
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("key", &self.key)
+            .field("ttl", &self.ttl)
+            .field("wait", &self.wait)
+            .field("renew", &self.renew)
+            .field("max_hold", &self.max_hold)
+            .field("label", &self.label)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Request {
+    async fn acquire(self) -> Result<Guard, LockError> {
+        let inner = &self.inner;
+        let key = self.key.clone().map_err(LockError::invalid)?;
+        let ttl = inner.usable_ttl(self.ttl)?;
+        let label = inner.label(self.label.as_deref())?;
+        inner.check_open()?;
+        let began = inner.now();
+        let turn = self.stand_in_line(&key).await?;
+        let full_key = inner.full_key(&key);
+        let group = inner.group_of(&key);
+        let mut retries = 0;
+        loop {
+            let token = Token::generate(label).map_err(LockError::no_randomness)?;
+            let mut attempt = Pending::post(inner, group, &full_key, token, ttl);
+            let error = match attempt.outcome().await {
+                Outcome::Won { valid_until } => return Ok(self.won(key, turn, attempt, valid_until)),
+                Outcome::Contended => attempt.find_holder().await,
+                Outcome::Unavailable => inner.unavailable(group, &attempt.round),
+                Outcome::Expired => LockError::expired(group.report(&attempt.round)),
+            };
+            let hopeless = attempt.round.inspect(|ballot| ballot.refused_by_majority());
+            drop(attempt);
+            let Some(pause) = self.pause(&error, retries, inner.now().since(began), hopeless)
+            else {
+                return Err(error);
+            };
+            retries = retries.saturating_add(1);
+            or_closed(&inner.closing, sleep(pause)).await?;
+        }
+    }
+
+    /// For how long the place in line is kept.
+    fn patience(&self) -> Duration {
+        let config = &self.inner.config;
+        match self.wait {
+            // Only until it is decided whether the one in front gets the lock.
+            Some(Duration::ZERO) => 2 * config.node_deadline,
+            Some(wait) => wait,
+            None => config.retry_interval.longest(config.max_retry),
+        }
+    }
+
+    async fn stand_in_line(&self, key: &Key) -> Result<Turn, LockError> {
+        let queue = &self.inner.queue;
+        let brief = self.wait == Some(Duration::ZERO);
+        let standing = timeout(self.patience(), queue.enter(key, brief));
+        let held = match or_closed(&self.inner.closing, standing).await? {
+            Ok(Entry::Turn(turn)) => return Ok(turn),
+            Ok(Entry::Full(held)) => {
+                let holder = held.map(|lease| lease.token().label().into());
+                return Err(LockError::line_full(self.inner.config.max_waiters, holder));
+            }
+            Ok(Entry::Held(lease)) => Some(lease),
+            Err(_) => queue.held(key),
+        };
+        let holder = held.as_ref().map(|lease| lease.token().label().into());
+        Err(LockError::held(holder, held.map(|lease| lease.remaining())))
+    }
+
+    /// For how long to pause before the next round; `None`: give up.
+    fn pause(
+        &self,
+        error: &LockError,
+        retries: u32,
+        elapsed: Duration,
+        hopeless: bool,
+    ) -> Option<Duration> {
+        let config = &self.inner.config;
+        let left = match self.wait {
+            Some(wait) => wait.checked_sub(elapsed).filter(|left| !left.is_zero())?,
+            // Servers that are known to be down will not be back within the policy's pauses.
+            None if retries >= config.max_retry || hopeless => return None,
+            None => Duration::MAX,
+        };
+        let mut pause = config.retry_interval.delay(retries);
+        if error.is_contended()
+            && let Some(free_in) = error.retry_after().filter(|free_in| !free_in.is_zero())
+        {
+            pause = pause.min(free_in + Duration::from_millis(1));
+        }
+        Some(pause.min(left))
+    }
+
+    fn won(&self, key: Key, turn: Turn, attempt: Pending<'_>, valid_until: Moment) -> Guard {
+        let inner = &self.inner;
+        let (terms, started) = (attempt.attempt, attempt.attempt.started);
+        let renew_every = (self.renew == Renew::Yes).then(|| {
+            let third = terms.ttl / 3;
+            third - third.mul_f64(fastrand::f64() / 8.0)
+        });
+        let terms = Terms {
+            ttl: terms.ttl,
+            drift: terms.drift,
+            renew_every,
+            hold_until: self.max_hold.map_or(Moment::NEVER, |max_hold| inner.now() + max_hold),
+        };
+        let tenure = Tenure::new(terms, started, valid_until);
+        let tenancy = attempt.keep(key, tenure);
+        let lease = Lease(tenancy);
+        turn.hold(&lease);
+        *lease.0.turn.lock() = Some(turn);
+        inner.keeper.watch(&lease.0);
+        Guard::new(lease)
+    }
+}
+
+async fn or_closed<F: Future>(closing: &Latch, future: F) -> Result<F::Output, LockError> {
+    tokio::select! {
+        output = future => Ok(output),
+        () = closing.raised() => Err(LockError::closed()),
+    }
+}
+
+/// An attempt that is not decided yet, or not won. Dropping it releases the key wherever it may
+/// have been set, whether the caller gave up or was dropped itself (H17).
+struct Pending<'r> {
+    inner: &'r Arc<Inner>,
+    group: &'r Arc<Group>,
+    full_key: &'r Key,
+    token: Token,
+    attempt: Attempt,
+    round: Arc<Round>,
+    settled: bool,
+}
+
+impl<'r> Pending<'r> {
+    fn post(
+        inner: &'r Arc<Inner>,
+        group: &'r Arc<Group>,
+        full_key: &'r Key,
+        token: Token,
+        ttl: Duration,
+    ) -> Self {
+        let attempt = Attempt { started: inner.now(), ttl, drift: inner.config.drift(ttl) };
+        let round = group.post(Op::Acquire { ttl }, full_key, &token);
+        Self { inner, group, full_key, token, attempt, round, settled: false }
+    }
+
+    async fn outcome(&self) -> Outcome {
+        let verdict = self.round.verdict().await;
+        self.attempt.judge(verdict, self.inner.now())
+    }
+
+    /// Cleans up, and learns from the same answers who has the key.
+    async fn find_holder(&mut self) -> LockError {
+        let cleanup = self.group.release(self.full_key, &self.token, &self.round, true);
+        self.settled = true;
+        cleanup.verdict().await;
+        let mut nodes = self.group.report(&self.round);
+        for (node, cleaned) in nodes.iter_mut().zip(self.group.report(&cleanup)) {
+            if node.answer.is_vote() && cleaned.answer.is_vote() {
+                *node = cleaned;
+            }
+        }
+        LockError::contended(nodes)
+    }
+
+    fn keep(mut self, key: Key, tenure: Tenure) -> Arc<Tenancy> {
+        self.settled = true;
+        Arc::new(Tenancy {
+            inner: Arc::clone(self.inner),
+            id: self.inner.next_id(),
+            key,
+            full_key: self.full_key.clone(),
+            token: self.token.clone(),
+            group: Arc::clone(self.group),
+            acquired: Arc::clone(&self.round),
+            tenure: Mutex::new(tenure),
+            turn: Mutex::default(),
+            lost: Latch::default(),
+        })
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.group.release(self.full_key, &self.token, &self.round, false);
+        }
+    }
+}
