@@ -102,7 +102,6 @@ impl Config {
 
     /// Locks within this process only, for demos and tests. Its clock is
     /// [`TokioClock`](crate::TokioClock) unless set.
-    #[must_use]
     pub fn memory() -> ConfigBuilder {
         ConfigBuilder::memory()
     }

@@ -45,7 +45,8 @@ pub(crate) struct Terms {
 enum State {
     Held,
     Lost(LostReason),
-    Released,
+    /// Released while it was held.
+    Ended,
 }
 
 /// What is due now.
@@ -74,6 +75,7 @@ pub(crate) struct Extension {
 pub(crate) struct Tenure {
     terms: Terms,
     state: State,
+    released: bool,
     valid_until: Moment,
     renewal_due: Moment,
     extensions: u64,
@@ -85,6 +87,7 @@ impl Tenure {
         Self {
             terms,
             state: State::Held,
+            released: false,
             valid_until: valid_until.min(terms.hold_until),
             renewal_due: terms.renew_every.map_or(Moment::NEVER, |every| confirmed + every),
             extensions: 0,
@@ -94,7 +97,7 @@ impl Tenure {
     pub(crate) fn remaining(&self, now: Moment) -> Duration {
         match self.state {
             State::Held => self.valid_until.since(now),
-            State::Lost(_) | State::Released => Duration::ZERO,
+            State::Lost(_) | State::Ended => Duration::ZERO,
         }
     }
 
@@ -103,12 +106,12 @@ impl Tenure {
         match self.state {
             State::Lost(reason) => Some(reason),
             State::Held if now >= self.valid_until => Some(self.reason_of_the_end()),
-            State::Held | State::Released => None,
+            State::Held | State::Ended => None,
         }
     }
 
     pub(crate) fn is_released(&self) -> bool {
-        self.state == State::Released
+        self.released
     }
 
     /// When [`due`](Self::due) is to be asked next.
@@ -173,9 +176,13 @@ impl Tenure {
         held
     }
 
-    /// Ends the tenure for good; no renewal is due afterwards.
+    /// Ends the tenure for good; no renewal is due afterwards. What was lost before stays lost:
+    /// those who hold a lease are still to be told why.
     pub(crate) fn release(&mut self) {
-        self.state = State::Released;
+        self.released = true;
+        if self.state == State::Held {
+            self.state = State::Ended;
+        }
     }
 
     fn end_of(&self, sent: Moment, ttl: Duration) -> Moment {
