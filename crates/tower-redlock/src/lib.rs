@@ -1,0 +1,93 @@
+//! Holds a Redlock for as long as a request is being handled.
+//!
+//! ```
+//! use axum::{Router, routing::post};
+//! use redlock_core::Redlock;
+//! use tower_redlock::{RedlockLayer, key};
+//!
+//! # async fn pay() {}
+//! // Redlock::new(Config::servers(["redis://a", "redis://b", "redis://c"]).build()?)
+//! let redlock = Redlock::in_memory();
+//! let app: Router = Router::new()
+//!     .route("/payments", post(pay))
+//!     .layer(RedlockLayer::new(redlock, key::header("idempotency-key")));
+//! ```
+//!
+//! - [`RedlockLayer`] derives a key from each request, locks it, and releases it before the
+//!   response is yielded. It works with everything that speaks [`tower_service::Service`] and
+//!   [`http`]: axum, tonic, hyper.
+//! - [`Locked<R>`](Locked) is an axum extractor whose argument is locked while the handler runs.
+//! - [`LockScope`] locks more, from within a handler.
+//!
+//! # Answers
+//!
+//! Bodies are RFC 9457 problems, `application/problem+json`. They never show a key, a token or a
+//! server. [`RedlockLayer::on_rejection`] changes them.
+//!
+//! | what happened | status | `type` |
+//! |---|---|---|
+//! | [another request holds the lock](#locked) | 423 and `Retry-After` | `…#locked` |
+//! | [the lock service is not there](#lock-unavailable) | 503 and `Retry-After` | `…#lock-unavailable` |
+//! | [the lock was lost while the handler ran](#lock-lost) | 503 and `Retry-After` | `…#lock-lost` |
+//! | [the request has no usable key](#bad-lock-key) | 400, or what the key function says | `…#bad-lock-key` |
+//! | [`Locked<_>` without a layer](#missing-lock-layer) | 500 | `…#missing-lock-layer` |
+//! | [the layer asks for nonsense](#lock-misconfigured) | 500 | `…#lock-misconfigured` |
+//!
+//! ## locked
+//! Somebody else holds the lock. `Retry-After` is the rest of their time to live in seconds,
+//! rounded up; `retry_after_ms` in the body is more exact. They may release it sooner, or renew.
+//!
+//! ## lock-unavailable
+//! No majority of the lock servers answered, or the service is shutting down. Nothing was done.
+//!
+//! ## lock-lost
+//! The handler was stopped because its lock was lost. It may have done part of its work.
+//!
+//! ## bad-lock-key
+//! The request does not say what is to be locked: a header is missing, for example.
+//!
+//! ## missing-lock-layer
+//! A handler takes [`Locked`], and its router has no [`RedlockLayer`].
+//!
+//! ## lock-misconfigured
+//! The lock can't be asked for as the layer does, for example with a time to live of zero.
+//!
+//! # What a lock does not do
+//!
+//! It keeps two requests from running at once; it does not make a request idempotent, and one
+//! that is stopped half-way leaves its half behind. Record what was done, in the same
+//! transaction as doing it. A process that is paused for longer than its lease finds out too
+//! late: check [`Lease::remaining`](redlock_core::Lease::remaining) before what can't be undone.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `axum` | yes | [`Locked`], [`LockResource`], [`Rejection`] as a response, whole paths in nested routers |
+//! | `tracing` | yes | events for requests that got no lock; detached handlers keep their span |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+#[cfg(feature = "axum")]
+mod axum;
+mod body;
+mod detached;
+mod future;
+pub mod key;
+mod layer;
+mod rejection;
+mod scope;
+mod service;
+
+#[cfg(feature = "axum")]
+pub use self::axum::{LockResource, Locked, LockedRejection};
+pub use self::body::ResponseBody;
+pub use self::detached::Detached;
+pub use self::future::ResponseFuture;
+pub use self::key::{IntoResourceKey, KeyRejection};
+pub use self::layer::{Disconnect, Hold, Lost, RedlockLayer};
+pub use self::rejection::{Rejection, RejectionKind};
+pub use self::scope::LockScope;
+pub use self::service::RedlockService;
+pub use redlock_core;

@@ -1,0 +1,312 @@
+//! What a client is told when there is no lock: a status, and an RFC 9457 problem.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use redlock_core::{ErrorKind, LockError, LostReason};
+
+use crate::key::KeyRejection;
+
+/// Why a request is answered without its handler, or instead of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RejectionKind {
+    /// Another request holds the lock: 423.
+    Locked,
+    /// The lock service is not there: 503.
+    Unavailable,
+    /// The lock was lost while the handler ran: 503.
+    Lost,
+    /// The request has no usable key: 400, or what the key function says.
+    BadKey,
+    /// `Locked<R>` was asked for, and no layer is there to hold the lock: 500.
+    MissingLayer,
+    /// The layer asks for what makes no sense, such as a time to live of zero: 500.
+    Misconfigured,
+}
+
+impl RejectionKind {
+    const fn slug(self) -> &'static str {
+        match self {
+            Self::Locked => "locked",
+            Self::Unavailable => "lock-unavailable",
+            Self::Lost => "lock-lost",
+            Self::BadKey => "bad-lock-key",
+            Self::MissingLayer => "missing-lock-layer",
+            Self::Misconfigured => "lock-misconfigured",
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Locked => "The resource is locked",
+            Self::Unavailable => "The lock service is unavailable",
+            Self::Lost => "The lock was lost",
+            Self::BadKey => "The request has no usable lock key",
+            Self::MissingLayer => "The lock layer is missing",
+            Self::Misconfigured => "The lock layer is misconfigured",
+        }
+    }
+}
+
+/// A request that got no lock, or lost it. Turns into a response: by default an RFC 9457 problem
+/// that never shows the key, a token or the address of a server.
+///
+/// ```json
+/// {
+///   "type": "https://docs.rs/tower-redlock/#locked",
+///   "title": "The resource is locked",
+///   "status": 423,
+///   "detail": "another request holds the lock; try again later",
+///   "retry_after_ms": 9734
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Rejection {
+    kind: RejectionKind,
+    status: StatusCode,
+    detail: String,
+    retry_after: Option<Duration>,
+    source: Option<Arc<LockError>>,
+    render: Option<Render>,
+}
+
+/// Makes the response of a rejection, where [`RedlockLayer::on_rejection`] changed it.
+///
+/// [`RedlockLayer::on_rejection`]: crate::RedlockLayer::on_rejection
+pub(crate) type Render = Arc<dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync>;
+
+/// For how long to stay away when nothing better is known.
+const A_MOMENT: Duration = Duration::from_secs(1);
+
+impl Rejection {
+    /// What happened.
+    #[must_use]
+    pub fn kind(&self) -> RejectionKind {
+        self.kind
+    }
+
+    /// The status of the answer.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What the client is told.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// When trying again may help; `None` if it won't.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The error of the lock, for logs: it names servers and who holds the key.
+    #[must_use]
+    pub fn lock_error(&self) -> Option<&LockError> {
+        self.source.as_deref()
+    }
+
+    /// The stable URI of what happened, the `type` of the problem.
+    #[must_use]
+    pub fn problem_type(&self) -> String {
+        format!("https://docs.rs/tower-redlock/#{}", self.kind.slug())
+    }
+
+    /// The default response: `application/problem+json`, with `Retry-After` where that helps.
+    #[must_use]
+    pub fn to_problem(&self) -> Response<Bytes> {
+        let mut body = serde_json::json!({
+            "type": self.problem_type(),
+            "title": self.kind.title(),
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(pause) = self.retry_after {
+            let millis = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            body["retry_after_ms"] = millis.into();
+            // Whole seconds: a client that waits less would meet the same lock again.
+            headers.insert(RETRY_AFTER, millis.div_ceil(1000).max(1).into());
+        }
+        *response.body_mut() = body.to_string().into();
+        response
+    }
+
+    /// The response: the default one, unless the layer was given another.
+    pub(crate) fn into_bytes(mut self) -> Response<Bytes> {
+        match self.render.take() {
+            Some(render) => render(&self),
+            None => self.to_problem(),
+        }
+    }
+
+    pub(crate) fn rendered_by(mut self, render: Option<&Render>) -> Self {
+        self.render = render.cloned();
+        self
+    }
+
+    fn new(kind: RejectionKind, status: StatusCode, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self { kind, status, detail, retry_after: None, source: None, render: None }
+    }
+
+    fn retriable(mut self, pause: Option<Duration>) -> Self {
+        self.retry_after = Some(pause.unwrap_or(A_MOMENT));
+        self
+    }
+
+    pub(crate) fn lost(reason: LostReason) -> Self {
+        let detail = format!("the request was stopped because its lock was lost: {reason}");
+        Self::new(RejectionKind::Lost, StatusCode::SERVICE_UNAVAILABLE, detail).retriable(None)
+    }
+
+    #[cfg(feature = "axum")]
+    pub(crate) fn missing_layer() -> Self {
+        let detail = "this handler takes `Locked<_>`, which needs `tower_redlock::RedlockLayer` \
+                      on its router: add `.layer(RedlockLayer::scope_only(redlock))`";
+        Self::new(RejectionKind::MissingLayer, StatusCode::INTERNAL_SERVER_ERROR, detail)
+    }
+
+    pub(crate) fn request_over() -> Self {
+        let detail = "the request whose locks these are is over";
+        Self::new(RejectionKind::Lost, StatusCode::SERVICE_UNAVAILABLE, detail).retriable(None)
+    }
+
+    pub(crate) fn shutting_down() -> Self {
+        let detail = "the server is shutting down";
+        Self::new(RejectionKind::Unavailable, StatusCode::SERVICE_UNAVAILABLE, detail)
+            .retriable(None)
+    }
+}
+
+impl From<LockError> for Rejection {
+    fn from(error: LockError) -> Self {
+        let (unavailable, misconfigured) =
+            (StatusCode::SERVICE_UNAVAILABLE, StatusCode::INTERNAL_SERVER_ERROR);
+        let pause = error.retry_after();
+        let rejection = match error.kind() {
+            ErrorKind::Contended => {
+                let detail = "another request holds the lock; try again later";
+                Self::new(RejectionKind::Locked, StatusCode::LOCKED, detail).retriable(pause)
+            }
+            ErrorKind::Lost => {
+                let detail = "the lock was lost";
+                Self::new(RejectionKind::Lost, unavailable, detail).retriable(pause)
+            }
+            ErrorKind::Invalid => {
+                let detail = "the lock was asked for in a way that makes no sense";
+                Self::new(RejectionKind::Misconfigured, misconfigured, detail)
+            }
+            _ => {
+                let detail = "the lock service can't be reached; try again later";
+                Self::new(RejectionKind::Unavailable, unavailable, detail).retriable(pause)
+            }
+        };
+        Self { source: Some(Arc::new(error)), ..rejection }
+    }
+}
+
+impl From<KeyRejection> for Rejection {
+    fn from(rejection: KeyRejection) -> Self {
+        Self::new(RejectionKind::BadKey, rejection.status(), rejection.detail())
+    }
+}
+
+impl fmt::Debug for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rejection")
+            .field("kind", &self.kind)
+            .field("status", &self.status)
+            .field("detail", &self.detail)
+            .field("retry_after", &self.retry_after)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Rejection {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|error| error as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redlock_core::Redlock;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn body(response: &Response<Bytes>) -> Value {
+        serde_json::from_slice(response.body()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_contended_lock_is_423_and_says_for_how_long() {
+        let redlock = Redlock::in_memory();
+        let _guard = redlock.lock("secret-key").ttl(Duration::from_millis(4_500)).await.unwrap();
+        let rejection = Rejection::from(redlock.try_lock("secret-key").await.unwrap_err());
+        let response = rejection.to_problem();
+        assert_eq!(response.status(), StatusCode::LOCKED);
+        assert_eq!(response.headers()[RETRY_AFTER], "5");
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        let problem = body(&response);
+        assert_eq!(problem["type"], "https://docs.rs/tower-redlock/#locked");
+        assert_eq!(problem["status"], 423);
+        let millis = problem["retry_after_ms"].as_u64().unwrap();
+        assert!((4_000..=4_500).contains(&millis), "{millis}");
+        assert!(!problem.to_string().contains("secret-key"));
+    }
+
+    #[tokio::test]
+    async fn a_closed_service_is_503() {
+        let redlock = Redlock::in_memory();
+        redlock.close(Duration::ZERO).await;
+        let rejection = Rejection::from(redlock.try_lock("k").await.unwrap_err());
+        assert_eq!(rejection.kind(), RejectionKind::Unavailable);
+        assert_eq!(rejection.to_problem().headers()[RETRY_AFTER], "1");
+    }
+
+    #[test]
+    fn a_short_pause_is_a_second_and_a_bad_key_none() {
+        let lost = Rejection::lost(LostReason::Expired).to_problem();
+        assert_eq!(
+            (lost.status().as_u16(), &lost.headers()[RETRY_AFTER]),
+            (503, &"1".parse().unwrap())
+        );
+        assert!(body(&lost)["type"].as_str().unwrap().ends_with("#lock-lost"));
+        let bad = Rejection::from(KeyRejection::from("no key")).to_problem();
+        assert_eq!(bad.status(), StatusCode::BAD_REQUEST);
+        assert!(!bad.headers().contains_key(RETRY_AFTER));
+        assert_eq!(body(&bad)["detail"], "no key");
+    }
+
+    #[test]
+    fn what_renders_a_rejection_may_fall_back_to_the_default() {
+        let render: Render = Arc::new(|rejection| {
+            assert_eq!(rejection.clone().into_bytes().status(), rejection.status());
+            let mut response = rejection.to_problem();
+            *response.status_mut() = StatusCode::CONFLICT;
+            response
+        });
+        let rejection = Rejection::lost(LostReason::Expired).rendered_by(Some(&render));
+        assert_eq!(rejection.into_bytes().status(), StatusCode::CONFLICT);
+    }
+}

@@ -1,0 +1,63 @@
+//! The service: derives the key of a request and starts to lock it.
+
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::body::ResponseBody;
+use crate::future::ResponseFuture;
+use crate::layer::Settings;
+use crate::scope::ScopeOwner;
+
+/// A service that calls the inner one under a lock. Made by [`RedlockLayer`](crate::RedlockLayer).
+#[derive(Clone, Debug)]
+pub struct RedlockService<S> {
+    inner: S,
+    settings: Arc<Settings>,
+}
+
+impl<S> RedlockService<S> {
+    pub(crate) fn new(inner: S, settings: Arc<Settings>) -> Self {
+        Self { inner, settings }
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RedlockService<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    ResBody: Body + Send + 'static,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, ReqBody, ResBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let (mut parts, body) = request.into_parts();
+        let key = match self.settings.key_of(&parts) {
+            Ok(key) => key,
+            Err(rejection) => return ResponseFuture::rejected(self.settings.rejected(rejection)),
+        };
+        let owner = ScopeOwner::new(Arc::clone(&self.settings));
+        parts.extensions.insert(owner.scope());
+        // The service that was polled ready is the one to call; its clone may not be ready.
+        let unready = self.inner.clone();
+        let ready = mem::replace(&mut self.inner, unready);
+        let request = Request::from_parts(parts, body);
+        match key {
+            Some(key) => {
+                ResponseFuture::acquiring(self.settings.request(key), owner, ready, request)
+            }
+            None => ResponseFuture::handling(owner, ready, request),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! What the tests of redlock stand on: real Redis servers that can be killed, paused and cut off,
+//! servers that only pretend to be Redis, and a checker that knows when two held the same lock.
+//!
+//! Nothing here knows the crates under test. A piece that cannot do its work panics and says why:
+//! in a test there is nobody to hand an error to.
+#![allow(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    clippy::exhaustive_enums,
+    clippy::exhaustive_structs
+)]
+
+mod checker;
+mod fake;
+mod fleet;
+mod process;
+mod proxy;
+mod server;
+mod tls;
+mod wait;
+
+pub use checker::{Event, History, Hold, Ledger, Overlap, Stamp, Verdict, check};
+pub use fake::{Command, FakeServer, Reply};
+pub use fleet::Fleet;
+pub use proxy::Proxy;
+pub use server::{RedisServer, ServerOptions, StartError};
+pub use tls::Certificates;
+pub use wait::{Answer, eventually};
