@@ -1,0 +1,67 @@
+//! `cargo run --release -p redlock-bench -- --quick --json`
+//!
+//! Starts Redis servers of its own, runs this library against rslock in interleaved rounds in
+//! shuffled order, and prints the medians of pairwise ratios with the exact counters of the
+//! servers. Only ratios within one run say anything: machines differ and are noisy.
+//!
+//! Exits with 1 if a counter is not what the algorithm says or a key was left behind.
+
+mod contender;
+mod counters;
+mod report;
+mod round;
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use redlock_tests::Fleet;
+
+use crate::contender::Contender;
+use crate::report::Report;
+
+/// Nodes of the group that is measured.
+const NODES: usize = 3;
+
+#[derive(Debug, Parser)]
+#[command(about = "Compares redlock-core with rslock on Redis servers started for the purpose")]
+struct Options {
+    /// Shorter rounds: under a minute in all.
+    #[arg(long)]
+    quick: bool,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
+    let options = Options::parse();
+    let (rounds, length) =
+        if options.quick { (5, Duration::from_secs(1)) } else { (9, Duration::from_secs(5)) };
+
+    let fleet = Fleet::start(NODES).await;
+    let contenders = Contender::all(&fleet.urls()).await?;
+    for contender in &contenders {
+        round::run(contender, 8, Duration::from_millis(300)).await?;
+    }
+
+    let single = round::compare(&contenders, 1, rounds, length / 2).await?;
+    let many = round::compare(&contenders, 64, rounds, length).await?;
+    let counters = counters::count(&fleet).await?;
+    let dropped = counters::drop_futures(&fleet).await?;
+    let hung = round::with_hung_node(&fleet, length).await?;
+
+    let report = Report { nodes: NODES, single, many, counters, dropped, hung };
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{report}");
+    }
+    let faults = report.faults();
+    for fault in &faults {
+        eprintln!("not as it must be: {fault}");
+    }
+    Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
