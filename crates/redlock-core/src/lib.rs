@@ -60,6 +60,11 @@ mod ring;
 mod server;
 mod token;
 
+/// The examples of the README are compiled as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use self::clock::{Clock, Moment, SystemClock, TokioClock};
 pub use self::config::{Config, ConfigBuilder, ConfigError, Group};
 pub use self::error::{ErrorKind, LockError, NodeAnswer, NodeReport};

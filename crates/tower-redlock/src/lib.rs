@@ -80,6 +80,11 @@ mod rejection;
 mod scope;
 mod service;
 
+/// The examples of the README are compiled as tests.
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[cfg(feature = "axum")]
 pub use self::axum::{LockResource, Locked, LockedRejection};
 pub use self::body::ResponseBody;

@@ -13,7 +13,7 @@ use bb8_redis::bb8::{ErrorSink, ManageConnection};
 use bb8_redis::redis::aio::MultiplexedConnection;
 use bb8_redis::redis::{
     AsyncConnectionConfig, Client, ErrorKind, Pipeline, PushInfo, PushKind, RedisError,
-    RedisResult, Value, cmd,
+    RedisResult, ServerErrorKind, Value, cmd,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -39,18 +39,24 @@ impl std::error::Error for Cause {}
 
 impl From<RedisError> for Cause {
     fn from(error: RedisError) -> Self {
-        let text = match error.kind() {
-            ErrorKind::AuthenticationFailed => {
+        let text = match (error.kind(), error.code()) {
+            (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
                 format!("authentication failed, check username and password ({error})")
             }
-            ErrorKind::Parse => format!("its answer is not the Redis protocol ({error})"),
-            ErrorKind::RESP3NotSupported => {
-                format!("it does not speak RESP3, Redis 6 or later is needed ({error})")
+            (ErrorKind::Parse, _) => format!("its answer is not the Redis protocol ({error})"),
+            (ErrorKind::RESP3NotSupported, _) | (_, Some("NOPROTO")) => old_server(&error),
+            // Redis 4 quotes it in another way than the client library knows.
+            _ if error.detail().is_some_and(|text| text.starts_with("unknown command 'HELLO'")) => {
+                old_server(&error)
             }
             _ => error.to_string(),
         };
         Self(text.into())
     }
+}
+
+fn old_server(error: &RedisError) -> String {
+    format!("it does not speak RESP3, Redis 6 or later is needed ({error})")
 }
 
 /// Which run ids the servers of one `Redlock` answer with: two addresses that lead to one server
@@ -214,7 +220,7 @@ impl Manager {
 
     /// Asks the server what it is, loads the scripts, and tries the rights they need.
     async fn check(&self, redis: &mut MultiplexedConnection) -> Result<Option<ConnectionId>, Cause> {
-        let mut questions = Pipeline::with_capacity(6);
+        let mut questions = Pipeline::with_capacity(7);
         questions.cmd("INFO").arg("server");
         questions.cmd("INFO").arg("replication");
         questions.cmd("CLIENT").arg("ID");
@@ -223,14 +229,13 @@ impl Manager {
         }
         let preflight = questions.cmd("EVAL").arg(PREFLIGHT.source);
         preflight.arg(1).arg(&self.preflight_key);
-        let answers = redis.send_packed_commands(&questions, 0, 6).await?;
-        let [server, replication, client_id, _, _, preflight] = answers.as_slice() else {
+        // Without the right to load scripts the hash is unknown, which is no harm.
+        let by_hash = questions.cmd("EVALSHA").arg(RELEASE.hash());
+        by_hash.arg(1).arg(&self.preflight_key).arg("");
+        let answers = redis.send_packed_commands(&questions, 0, 7).await?;
+        let [server, replication, client_id, _, _, preflight, by_hash] = answers.as_slice() else {
             return Err(Cause("its answer is not the Redis protocol".into()));
         };
-        if let Value::ServerError(error) = preflight {
-            let text = format!("it refuses what locks need: {}", describe(error));
-            return Err(Cause(text.into()));
-        }
         // Without the right to ask (+info) these checks are skipped: locks work all the same.
         match info_field(replication, "role:").as_deref() {
             None | Some("master") => {}
@@ -243,6 +248,14 @@ impl Manager {
             None | Some("standalone") => {}
             Some(mode) => {
                 let text = format!("it runs in {mode} mode; name a standalone server");
+                return Err(Cause(text.into()));
+            }
+        }
+        for answer in [preflight, by_hash] {
+            if let Value::ServerError(error) = answer
+                && error.kind() != Some(ServerErrorKind::NoScript)
+            {
+                let text = format!("it refuses what locks need: {}", describe(error));
                 return Err(Cause(text.into()));
             }
         }

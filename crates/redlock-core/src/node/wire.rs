@@ -16,6 +16,12 @@ pub(super) struct Script {
     hash: LazyLock<String>,
 }
 
+impl Script {
+    pub(super) fn hash(&self) -> &str {
+        &self.hash
+    }
+}
+
 macro_rules! script {
     ($file:literal) => {
         Script {
@@ -99,7 +105,7 @@ fn invoke<'p>(
     token: &str,
 ) -> &'p mut Pipeline {
     let call = match by {
-        ScriptBy::Hash => pipeline.cmd("EVALSHA").arg(script.hash.as_str()),
+        ScriptBy::Hash => pipeline.cmd("EVALSHA").arg(script.hash()),
         ScriptBy::Source => pipeline.cmd("EVAL").arg(script.source),
     };
     call.arg(1).arg(key.as_bytes()).arg(token)
