@@ -1,0 +1,111 @@
+//! The idempotency key of a payment: who asks for what, however often.
+
+use axum::extract::FromRequestParts;
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use redlock_core::Key;
+use tower_redlock::KeyRejection;
+
+use crate::problem::Problem;
+
+const HEADER: &str = "idempotency-key";
+const TENANT: &str = "x-tenant";
+const MAX_LEN: usize = 255;
+
+/// The `Idempotency-Key` of a request and the tenant it belongs to: two tenants may well choose
+/// the same key.
+#[derive(Debug)]
+pub(crate) struct IdempotencyKey {
+    pub(crate) tenant: String,
+    pub(crate) key: String,
+}
+
+/// What [`RedlockLayer`](tower_redlock::RedlockLayer) locks for a payment.
+pub(crate) fn lock_key(parts: &Parts) -> Result<Key, KeyRejection> {
+    let IdempotencyKey { tenant, key } = IdempotencyKey::of(parts)?;
+    Ok(Key::hashed(format!("{tenant}:{}:{}:{key}", parts.method, parts.uri.path())))
+}
+
+impl IdempotencyKey {
+    fn of(parts: &Parts) -> Result<Self, KeyRejection> {
+        Ok(Self { tenant: tenant(parts)?, key: key(parts)? })
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let key = Self::of(parts);
+        key.map_err(|rejection| Problem::new(rejection.status(), rejection.detail()))
+    }
+}
+
+/// A real service knows the tenant from its authentication; this one believes a header.
+fn tenant(parts: &Parts) -> Result<String, KeyRejection> {
+    let Some(value) = parts.headers.get(TENANT) else { return Ok("public".into()) };
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    match value.to_str() {
+        Ok(tenant) if (1..=64).contains(&tenant.len()) && tenant.as_bytes().iter().all(plain) => {
+            Ok(tenant.into())
+        }
+        _ => Err("`X-Tenant` must be 1 to 64 letters, digits, `.`, `_` or `-`".into()),
+    }
+}
+
+/// Quoted, as the IETF draft has it, or not, as most services do.
+fn key(parts: &Parts) -> Result<String, KeyRejection> {
+    let mut values = parts.headers.get_all(HEADER).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        let detail =
+            "send one `Idempotency-Key` header, with a key of your choice for this payment";
+        return Err(KeyRejection::new(StatusCode::BAD_REQUEST, detail));
+    };
+    let text = value.to_str().unwrap_or_default();
+    let key = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+    let plain = |byte: u8| byte.is_ascii_graphic() && !b"\"\\".contains(&byte);
+    if (1..=MAX_LEN).contains(&key.len()) && key.bytes().all(plain) {
+        return Ok(key.into());
+    }
+    Err(format!("`Idempotency-Key` must be 1 to {MAX_LEN} visible ASCII characters").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+
+    use super::*;
+
+    fn of(headers: &[(&str, &str)]) -> Result<String, KeyRejection> {
+        let mut request = Request::post("/payments");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let parts = request.body(()).unwrap().into_parts().0;
+        let IdempotencyKey { tenant, key } = IdempotencyKey::of(&parts)?;
+        Ok(format!("{tenant}/{key}"))
+    }
+
+    #[test]
+    fn a_key_may_be_quoted() {
+        assert_eq!(of(&[(HEADER, "a-1")]).unwrap(), "public/a-1");
+        assert_eq!(of(&[(HEADER, "\"a-1\"")]).unwrap(), "public/a-1");
+        assert_eq!(of(&[(HEADER, "a-1"), (TENANT, "acme")]).unwrap(), "acme/a-1");
+    }
+
+    #[test]
+    fn a_key_is_needed_once_and_bounded() {
+        let long = "k".repeat(256);
+        for headers in [
+            &[][..],
+            &[(HEADER, "")],
+            &[(HEADER, "\"\"")],
+            &[(HEADER, &long)],
+            &[(HEADER, "two words")],
+            &[(HEADER, "a"), (HEADER, "b")],
+            &[(HEADER, "a"), (TENANT, "a:b")],
+        ] {
+            assert_eq!(of(headers).unwrap_err().status(), StatusCode::BAD_REQUEST, "{headers:?}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! `POST /payments` and `GET /payments/{id}`.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, State};
+use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::App;
+use crate::idempotency::IdempotencyKey;
+use crate::problem::{PROBLEM_JSON, Problem, check_amount, parse};
+use crate::store::{Answer, Begun};
+
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// What a client asks for. The same key with another payment is a mistake of theirs.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewPayment {
+    pub(crate) account: String,
+    pub(crate) amount_cents: i64,
+}
+
+/// A payment as it is shown.
+#[derive(Debug, Serialize)]
+pub(crate) struct Payment {
+    pub(crate) payment_id: String,
+    pub(crate) account: String,
+    pub(crate) amount_cents: i64,
+    pub(crate) status: &'static str,
+}
+
+/// Charges an account once per idempotency key. Runs under the lock of that key, so whatever it
+/// finds in progress was cut off: nobody else is at it.
+pub(crate) async fn pay(
+    State(app): State<App>,
+    key: IdempotencyKey,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let payment: NewPayment = parse(body)?;
+    check_amount(payment.amount_cents)?;
+
+    let payment_id = match app.store.begin(&key, &payment).await? {
+        Begun::InProgress { payment_id } => payment_id,
+        Begun::Finished(answer) => return Ok(replay(answer)),
+        Begun::OtherPayment => {
+            let detail = "this Idempotency-Key was used for another payment";
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+        }
+        Begun::NoAccount => return Err(Problem::not_found("account", &payment.account)),
+    };
+
+    app.provider.charge(&payment_id).await;
+    let charged = json!({
+        "payment_id": payment_id,
+        "account": payment.account,
+        "amount_cents": payment.amount_cents,
+        "status": "charged",
+    });
+    let charged = Answer { status: StatusCode::CREATED, body: charged.to_string() };
+    if app.store.charge(&payment_id, &payment, &charged).await? {
+        return Ok(respond(charged));
+    }
+
+    app.provider.cancel(&payment_id).await;
+    let refused = Problem::insufficient_funds(&payment.account);
+    let refused = Answer { status: refused.status(), body: refused.body() };
+    app.store.refuse(&payment_id, &refused).await?;
+    Ok(respond(refused))
+}
+
+pub(crate) async fn show(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<Payment>, Problem> {
+    let payment = app.store.payment(&id).await?;
+    payment.map(Json).ok_or_else(|| Problem::not_found("payment", &id))
+}
+
+fn replay(answer: Answer) -> Response {
+    ([(REPLAYED, HeaderValue::from_static("true"))], respond(answer)).into_response()
+}
+
+fn respond(Answer { status, body }: Answer) -> Response {
+    let json = HeaderValue::from_static("application/json");
+    let content_type = if status.is_success() { json } else { PROBLEM_JSON };
+    (status, [(CONTENT_TYPE, content_type)], body).into_response()
+}

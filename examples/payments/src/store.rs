@@ -1,0 +1,240 @@
+//! The payments, accounts and ledger, in SQLite. What is written here decides; the lock only
+//! keeps requests from getting in each other's way.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
+use sqlx::{SqliteConnection, query, query_as, query_scalar};
+use uuid::Uuid;
+
+use crate::accounts::Account;
+use crate::idempotency::IdempotencyKey;
+use crate::payments::{NewPayment, Payment};
+
+/// Takes the write lock at once: a transaction that reads first could not be sure to get it later.
+const WRITE: &str = "BEGIN IMMEDIATE";
+
+/// A database of payments.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pool: SqlitePool,
+}
+
+/// An answer that was given, or is about to be.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: String,
+}
+
+/// How things stand with a payment that is asked for.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// Go on: it is new, or was cut off before it was finished.
+    InProgress {
+        payment_id: String,
+    },
+    Finished(Answer),
+    /// The key belongs to another payment.
+    OtherPayment,
+    NoAccount,
+}
+
+impl Store {
+    /// Opens the database, creates it if it is missing, and brings its tables up to date.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the database says.
+    ///
+    /// # Cancel safety
+    ///
+    /// A migration that is cut off is rolled back.
+    pub async fn open(options: SqliteConnectOptions) -> Result<Self, sqlx::Error> {
+        let options = options
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .busy_timeout(Duration::from_secs(5));
+        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
+        sqlx::migrate!().run(&pool).await?;
+        Ok(Self { pool })
+    }
+
+    /// Finishes what is being written, and closes the database.
+    ///
+    /// # Cancel safety
+    ///
+    /// What was committed stays, whether or not this ends.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    pub(crate) async fn ready(&self) -> Result<(), sqlx::Error> {
+        query("SELECT 1").execute(&self.pool).await.map(|_| ())
+    }
+
+    /// Notes a payment before anything is done about it.
+    pub(crate) async fn begin(
+        &self,
+        IdempotencyKey { tenant, key }: &IdempotencyKey,
+        payment: &NewPayment,
+    ) -> Result<Begun, sqlx::Error> {
+        type Row = (String, String, i64, Option<u16>, Option<String>);
+        let mut transaction = self.pool.begin_with(WRITE).await?;
+        let found: Option<Row> = query_as(
+            "SELECT id, account, amount_cents, status, response FROM payments
+             WHERE tenant = ? AND idempotency_key = ?",
+        )
+        .bind(tenant)
+        .bind(key)
+        .fetch_optional(&mut *transaction)
+        .await?;
+        if let Some((payment_id, account, amount_cents, status, response)) = found {
+            if *payment != (NewPayment { account, amount_cents }) {
+                return Ok(Begun::OtherPayment);
+            }
+            let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+            return Ok(match status.zip(response) {
+                Some((status, body)) => Begun::Finished(Answer { status, body }),
+                None => Begun::InProgress { payment_id },
+            });
+        }
+        if account(&mut transaction, &payment.account).await?.is_none() {
+            return Ok(Begun::NoAccount);
+        }
+        let payment_id = format!("pay_{}", Uuid::now_v7().simple());
+        query(
+            "INSERT INTO payments (id, tenant, idempotency_key, account, amount_cents)
+             VALUES (?, ?, ?, ?, ?)",
+        )
+        .bind(&payment_id)
+        .bind(tenant)
+        .bind(key)
+        .bind(&payment.account)
+        .bind(payment.amount_cents)
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(Begun::InProgress { payment_id })
+    }
+
+    /// Books a payment and keeps its answer, both or neither. `false`: the balance is too low.
+    pub(crate) async fn charge(
+        &self,
+        payment_id: &str,
+        payment: &NewPayment,
+        answer: &Answer,
+    ) -> Result<bool, sqlx::Error> {
+        let mut transaction = self.pool.begin_with(WRITE).await?;
+        let NewPayment { account, amount_cents } = payment;
+        if !book(&mut transaction, account, *amount_cents, Some(payment_id)).await? {
+            return Ok(false);
+        }
+        finish(&mut transaction, payment_id, answer).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Keeps the answer of a payment that is not charged.
+    pub(crate) async fn refuse(
+        &self,
+        payment_id: &str,
+        answer: &Answer,
+    ) -> Result<(), sqlx::Error> {
+        let mut transaction = self.pool.begin_with(WRITE).await?;
+        finish(&mut transaction, payment_id, answer).await?;
+        transaction.commit().await
+    }
+
+    /// Books a withdrawal. `false`: the balance is too low, or there is no such account.
+    pub(crate) async fn withdraw(&self, id: &str, amount_cents: i64) -> Result<bool, sqlx::Error> {
+        let mut transaction = self.pool.begin_with(WRITE).await?;
+        let booked = book(&mut transaction, id, amount_cents, None).await?;
+        transaction.commit().await?;
+        Ok(booked)
+    }
+
+    pub(crate) async fn account(&self, id: &str) -> Result<Option<Account>, sqlx::Error> {
+        account(&mut *self.pool.acquire().await?, id).await
+    }
+
+    pub(crate) async fn payment(&self, id: &str) -> Result<Option<Payment>, sqlx::Error> {
+        type Row = (String, i64, Option<u16>);
+        let found: Option<Row> =
+            query_as("SELECT account, amount_cents, status FROM payments WHERE id = ?")
+                .bind(id)
+                .fetch_optional(&self.pool)
+                .await?;
+        Ok(found.map(|(account, amount_cents, status)| Payment {
+            payment_id: id.into(),
+            account,
+            amount_cents,
+            status: match status {
+                None => "in_progress",
+                Some(200..300) => "charged",
+                Some(_) => "refused",
+            },
+        }))
+    }
+}
+
+async fn account(
+    connection: &mut SqliteConnection,
+    id: &str,
+) -> Result<Option<Account>, sqlx::Error> {
+    let balance: Option<i64> = query_scalar("SELECT balance_cents FROM accounts WHERE id = ?")
+        .bind(id)
+        .fetch_optional(&mut *connection)
+        .await?;
+    let Some(balance_cents) = balance else { return Ok(None) };
+    let charges =
+        query_scalar("SELECT count(*) FROM ledger WHERE account = ? AND payment IS NOT NULL")
+            .bind(id)
+            .fetch_one(connection)
+            .await?;
+    Ok(Some(Account { account: id.into(), balance_cents, charges }))
+}
+
+async fn book(
+    connection: &mut SqliteConnection,
+    account: &str,
+    amount_cents: i64,
+    payment_id: Option<&str>,
+) -> Result<bool, sqlx::Error> {
+    let taken = query(
+        "UPDATE accounts SET balance_cents = balance_cents - ?1
+         WHERE id = ?2 AND balance_cents >= ?1",
+    )
+    .bind(amount_cents)
+    .bind(account)
+    .execute(&mut *connection)
+    .await?;
+    if taken.rows_affected() == 0 {
+        return Ok(false);
+    }
+    query("INSERT INTO ledger (account, amount_cents, payment) VALUES (?, ?, ?)")
+        .bind(account)
+        .bind(-amount_cents)
+        .bind(payment_id)
+        .execute(connection)
+        .await?;
+    Ok(true)
+}
+
+async fn finish(
+    connection: &mut SqliteConnection,
+    payment_id: &str,
+    answer: &Answer,
+) -> Result<(), sqlx::Error> {
+    // Not the answer of somebody who was faster: then nothing of this transaction may stand.
+    let finished =
+        query("UPDATE payments SET status = ?, response = ? WHERE id = ? AND status IS NULL")
+            .bind(answer.status.as_u16())
+            .bind(&answer.body)
+            .bind(payment_id)
+            .execute(connection)
+            .await?;
+    if finished.rows_affected() == 0 { Err(sqlx::Error::RowNotFound) } else { Ok(()) }
+}
