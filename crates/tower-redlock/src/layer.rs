@@ -273,10 +273,14 @@ impl Settings {
     pub(crate) fn rejected(&self, rejection: impl Into<Rejection>) -> Rejection {
         let rejection = rejection.into().rendered_by(self.render.as_ref());
         #[cfg(feature = "tracing")]
-        if rejection.status().is_server_error() {
-            tracing::warn!(kind = ?rejection.kind(), error = ?rejection.lock_error(), "{rejection}");
-        } else {
-            tracing::debug!(kind = ?rejection.kind(), error = ?rejection.lock_error(), "{rejection}");
+        {
+            let (kind, error) = (rejection.kind(), rejection.lock_error());
+            let error = error.map(tracing::field::display);
+            if rejection.status().is_server_error() {
+                tracing::warn!(?kind, error, "{rejection}");
+            } else {
+                tracing::debug!(?kind, error, "{rejection}");
+            }
         }
         rejection
     }

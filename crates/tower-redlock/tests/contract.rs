@@ -158,9 +158,7 @@ async fn rejections_can_be_changed_for_the_layer_and_for_extractors() {
         };
         response
     });
-    let app = Router::new()
-        .route("/{id}", any(|_: Locked<Path<AccountId>>| async {}))
-        .layer(layer);
+    let app = Router::new().route("/{id}", any(|_: Locked<Path<AccountId>>| async {})).layer(layer);
     assert_eq!(send(app.clone(), with_key("/7", "k")).await.status(), StatusCode::CONFLICT);
     assert_eq!(send(app, Request::get("/7")).await.status(), StatusCode::CONFLICT);
 }
@@ -225,8 +223,7 @@ async fn an_account_that_is_locked_is_423_and_a_bad_path_what_axum_says() {
 
 #[tokio::test]
 async fn a_missing_layer_is_500_and_named() {
-    let app: Router =
-        Router::new().route("/{id}", post(|_: Locked<Path<AccountId>>| async {}));
+    let app: Router = Router::new().route("/{id}", post(|_: Locked<Path<AccountId>>| async {}));
     let response = send(app, Request::post("/7")).await;
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     let detail = problem(response).await["detail"].to_string();
@@ -237,16 +234,17 @@ async fn a_missing_layer_is_500_and_named() {
 async fn a_handler_can_see_why_it_has_no_lock() {
     let redlock = Redlock::in_memory();
     let _held = redlock.lock("account:7").await.unwrap();
-    type Outcome = Result<Locked<Path<AccountId>>, LockedRejection<axum::extract::rejection::PathRejection>>;
+    type Outcome =
+        Result<Locked<Path<AccountId>>, LockedRejection<axum::extract::rejection::PathRejection>>;
     let handler = |account: Outcome| async {
         match account {
-            Err(LockedRejection::Lock(rejection)) => format!("{:?}", rejection.kind()).into_response(),
+            Err(LockedRejection::Lock(rejection)) => {
+                format!("{:?}", rejection.kind()).into_response()
+            }
             other => other.map(|_| ()).into_response(),
         }
     };
-    let app = Router::new()
-        .route("/{id}", post(handler))
-        .layer(RedlockLayer::scope_only(redlock));
+    let app = Router::new().route("/{id}", post(handler)).layer(RedlockLayer::scope_only(redlock));
     assert_eq!(support::text(send(app, Request::post("/7")).await).await, "Locked");
 }
 

@@ -150,8 +150,10 @@ async fn a_panicking_handler_frees_the_lock() {
         panic!("this panic is part of the test");
     }
     for policy in [Disconnect::Cancel, Disconnect::Detach] {
-        let inside = ServiceOrder::LockInside.app(post(panics), locking(&redlock).on_disconnect(policy));
-        let outside = ServiceOrder::LockOutside.app(post(panics), locking(&redlock).on_disconnect(policy));
+        let inside =
+            ServiceOrder::LockInside.app(post(panics), locking(&redlock).on_disconnect(policy));
+        let outside =
+            ServiceOrder::LockOutside.app(post(panics), locking(&redlock).on_disconnect(policy));
         for app in [inside, outside] {
             let response = send(app, Request::post("/")).await;
             assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
@@ -235,7 +237,8 @@ async fn a_response_does_not_hold_the_lock_while_its_body_is_sent_unless_told_to
     let _response = send(app, Request::post("/")).await;
     assert!(!is_held(&redlock, "k").await);
 
-    let whole = Router::new().route("/", post(|| async {})).layer(locking(&redlock).hold(Hold::Body));
+    let whole =
+        Router::new().route("/", post(|| async {})).layer(locking(&redlock).hold(Hold::Body));
     let _response = send(whole, Request::post("/")).await;
     eventually(SOON, "an empty body holds nothing", async || !is_held(&redlock, "k").await).await;
 }

@@ -72,7 +72,8 @@ async fn a_client_in_sequence_never_meets_its_own_lock() {
         let mut clients = Vec::new();
         for _ in 0..2 {
             let layer = locking(redlock_on(&fleet)).on_disconnect(policy);
-            let (address, _) = serve(Router::new().route("/", post(|| async {})).layer(layer)).await;
+            let (address, _) =
+                serve(Router::new().route("/", post(|| async {})).layer(layer)).await;
             clients.push((address, http1(address).await.0));
         }
         for turn in 0..1_000 {
@@ -119,7 +120,8 @@ async fn a_detached_handler_survives_both_kinds_of_disconnect() {
     let gate = Gate::default();
     let layer = locking(redlock_on(&fleet)).on_disconnect(Disconnect::Detach);
     let detached = layer.detached();
-    let (address, server) = serve(Router::new().route("/", post(gate.handler())).layer(layer)).await;
+    let (address, server) =
+        serve(Router::new().route("/", post(gate.handler())).layer(layer)).await;
 
     let (mut client, connection) = http1(address).await;
     let first = tokio::spawn(client.send_request(payment(address, "one")));
@@ -165,7 +167,8 @@ async fn another_instance_is_told_423_and_for_how_long() {
     let fleet = Fleet::start(3).await;
     let gate = Gate::default();
     let (first, _server) =
-        serve(Router::new().route("/", post(gate.handler())).layer(locking(redlock_on(&fleet)))).await;
+        serve(Router::new().route("/", post(gate.handler())).layer(locking(redlock_on(&fleet))))
+            .await;
     let (second, _server) =
         serve(Router::new().route("/", post(|| async {})).layer(locking(redlock_on(&fleet)))).await;
     let (mut one, _connection) = http1(first).await;

@@ -38,8 +38,10 @@ async fn is_free(redlock: &Redlock) -> bool {
 async fn a_timeout_over_the_layer_drops_the_handler_and_frees_the_lock() {
     let redlock = Redlock::in_memory();
     let gate = Gate::default();
-    let stack =
-        ServiceBuilder::new().layer(TraceLayer::new_for_http()).layer(brief()).layer(locking(&redlock));
+    let stack = ServiceBuilder::new()
+        .layer(TraceLayer::new_for_http())
+        .layer(brief())
+        .layer(locking(&redlock));
     let app = Router::new().route("/", post(gate.handler())).layer(stack);
     assert_eq!(send(app, Request::post("/")).await.status(), StatusCode::GATEWAY_TIMEOUT);
     gate.dropped().await;
@@ -50,8 +52,10 @@ async fn a_timeout_over_the_layer_drops_the_handler_and_frees_the_lock() {
 async fn a_timeout_under_the_layer_answers_and_the_lock_is_released() {
     let redlock = Redlock::in_memory();
     let gate = Gate::default();
-    let stack =
-        ServiceBuilder::new().layer(locking(&redlock)).layer(TraceLayer::new_for_http()).layer(brief());
+    let stack = ServiceBuilder::new()
+        .layer(locking(&redlock))
+        .layer(TraceLayer::new_for_http())
+        .layer(brief());
     let app = Router::new().route("/", post(gate.handler())).layer(stack);
     assert_eq!(send(app, Request::post("/")).await.status(), StatusCode::GATEWAY_TIMEOUT);
     gate.dropped().await;
@@ -152,7 +156,8 @@ async fn tonic_serves_under_the_layer() {
 async fn grpc_status(address: std::net::SocketAddr) -> i32 {
     use hyper_util::rt::{TokioExecutor, TokioIo};
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let handshake =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
     let (mut client, connection) = handshake.await.unwrap();
     tokio::spawn(connection);
     let request = Request::post(format!("http://{address}/test.Echo/Say"))

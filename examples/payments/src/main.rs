@@ -27,7 +27,10 @@ async fn main() -> ExitCode {
 
 async fn serve() -> Result<(), Box<dyn Error>> {
     let settings = Settings::from_env()?;
-    let store = Store::open(settings.database.clone()).await?;
+    let store = Store::open(settings.database.clone()).await.map_err(|error| {
+        let file = settings.database.get_filename().display();
+        format!("DATABASE_URL names `{file}`: {error}. Set it to a file that can be written")
+    })?;
     let redlock = settings.redlock();
     let (router, detached) = app(App {
         store: store.clone(),

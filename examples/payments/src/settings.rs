@@ -55,6 +55,9 @@ impl Settings {
                 value.parse().map_err(|error: std::net::AddrParseError| error.to_string())
             })?,
             database: read("DATABASE_URL", "sqlite://payments.db", |value| {
+                if !value.starts_with("sqlite:") {
+                    return Err("payments are kept in SQLite".into());
+                }
                 value.parse().map_err(|error: sqlx::Error| error.to_string())
             })?,
             servers: servers.map(|_| Config::from_env()).transpose()?,

@@ -1,0 +1,192 @@
+//! What the service answers, on the memory lock and a database of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use http_body_util::BodyExt;
+use payments::{App, Provider, Store, app};
+use redlock_core::Redlock;
+use redlock_tests::eventually;
+use serde_json::{Value, json};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+use tempfile::TempDir;
+use tower::ServiceExt;
+use tower_redlock::Detached;
+
+const SOON: Duration = Duration::from_secs(20);
+
+struct Service {
+    router: Router,
+    detached: Detached,
+    directory: TempDir,
+}
+
+type Answer = (u16, axum::http::HeaderMap, Bytes);
+
+impl Service {
+    async fn start(provider_delay: Duration) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (router, detached) = app(App {
+            store: Store::open(database(&directory)).await.unwrap(),
+            provider: Provider::new(provider_delay),
+            redlock: Redlock::in_memory(),
+        });
+        Self { router, detached, directory }
+    }
+
+    async fn send(&self, request: axum::http::request::Builder, body: impl Into<Body>) -> Answer {
+        let request = request.body(body.into()).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        (parts.status.as_u16(), parts.headers, body.collect().await.unwrap().to_bytes())
+    }
+
+    async fn pay(&self, key: &str, account: &str, amount_cents: i64) -> Answer {
+        let request = axum::http::Request::post("/payments").header("idempotency-key", key);
+        let body = json!({ "account": account, "amount_cents": amount_cents });
+        self.send(request, body.to_string()).await
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        let (status, _, body) = self.send(axum::http::Request::get(path), Body::empty()).await;
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    async fn balance(&self, account: &str) -> (i64, i64) {
+        let (_, account) = self.get(&format!("/accounts/{account}")).await;
+        (account["balance_cents"].as_i64().unwrap(), account["charges"].as_i64().unwrap())
+    }
+}
+
+fn database(directory: &TempDir) -> SqliteConnectOptions {
+    SqliteConnectOptions::new().filename(directory.path().join("payments.db"))
+}
+
+#[tokio::test]
+async fn a_payment_is_charged_once_and_replayed_byte_for_byte() {
+    let service = Service::start(Duration::ZERO).await;
+    let (status, headers, first) = service.pay("k", "alice", 1999).await;
+    assert_eq!(status, 201);
+    assert!(!headers.contains_key("idempotent-replayed"));
+    for key in ["k", "\"k\""] {
+        let (status, headers, again) = service.pay(key, "alice", 1999).await;
+        assert_eq!((status, &again), (201, &first));
+        assert_eq!(headers["idempotent-replayed"], "true");
+    }
+    assert_eq!(service.balance("alice").await, (98_001, 1));
+
+    let payment: Value = serde_json::from_slice(&first).unwrap();
+    let id = payment["payment_id"].as_str().unwrap();
+    let (status, shown) = service.get(&format!("/payments/{id}")).await;
+    assert_eq!(status, 200);
+    assert_eq!(shown["status"], "charged");
+    assert_eq!(shown["amount_cents"], 1999);
+}
+
+#[tokio::test]
+async fn a_mistake_is_named_and_charges_nobody() {
+    let service = Service::start(Duration::ZERO).await;
+    assert_eq!(service.pay("k", "alice", 1).await.0, 201);
+    for (status, answer) in [
+        (422, service.pay("k", "alice", 2).await),
+        (422, service.pay("k", "bob", 1).await),
+        (422, service.pay("negative", "alice", -1).await),
+        (422, service.pay("zero", "alice", 0).await),
+        (404, service.pay("nobody", "mallory", 1).await),
+        (400, service.pay("", "alice", 1).await),
+        (400, service.pay(&"k".repeat(256), "alice", 1).await),
+        (400, service.send(axum::http::Request::post("/payments"), "{}").await),
+    ] {
+        assert_eq!(answer.0, status, "{:?}", answer.2);
+        assert_eq!(answer.1["content-type"], "application/problem+json");
+    }
+    let keyed = || axum::http::Request::post("/payments").header("idempotency-key", "other");
+    for (status, body) in [
+        (400, "{".to_owned()),
+        (422, r#"{"account":"alice"}"#.into()),
+        (422, r#"{"account":"alice","amount_cents":1,"amount":2}"#.into()),
+        (413, " ".repeat(65 * 1024)),
+    ] {
+        assert_eq!(service.send(keyed(), body).await.0, status);
+    }
+    assert_eq!(service.balance("alice").await, (99_999, 1));
+    assert_eq!(service.get("/accounts/mallory").await.0, 404);
+    assert_eq!(service.get("/payments/pay_0").await.0, 404);
+}
+
+#[tokio::test]
+async fn too_large_a_payment_is_refused_and_stays_refused() {
+    let service = Service::start(Duration::ZERO).await;
+    let (status, _, first) = service.pay("k", "bob", 100_001).await;
+    assert_eq!(status, 402);
+    let (status, headers, again) = service.pay("k", "bob", 100_001).await;
+    assert_eq!((status, again), (402, first));
+    assert_eq!(headers["idempotent-replayed"], "true");
+    assert_eq!(service.balance("bob").await, (100_000, 0));
+    assert_eq!(service.pay("all", "bob", 100_000).await.0, 201);
+    assert_eq!(service.balance("bob").await, (0, 1));
+}
+
+#[tokio::test]
+async fn a_payment_under_way_is_423_and_tenants_are_apart() {
+    let service = Service::start(Duration::from_secs(1)).await;
+    let acme = || {
+        let request = axum::http::Request::post("/payments").header("idempotency-key", "k");
+        service.send(request.header("x-tenant", "acme"), r#"{"account":"carol","amount_cents":7}"#)
+    };
+    let ((first, ..), (other_tenant, ..), refused) =
+        tokio::join!(service.pay("k", "carol", 5), acme(), async {
+            eventually(SOON, "the first holds its lock", async || {
+                service.pay("k", "carol", 5).await.0 == 423
+            })
+            .await;
+            service.pay("k", "carol", 5).await
+        });
+    assert_eq!((first, other_tenant, refused.0), (201, 201, 423));
+    let pause: u64 = refused.1["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=10).contains(&pause));
+    assert_eq!(service.balance("carol").await, (99_988, 2));
+}
+
+#[tokio::test]
+async fn a_payment_that_was_cut_off_is_taken_up_under_the_same_id() {
+    let service = Service::start(Duration::ZERO).await;
+    let pool = SqlitePool::connect_with(database(&service.directory)).await.unwrap();
+    let cut_off = "INSERT INTO payments (id, tenant, idempotency_key, account, amount_cents)
+                   VALUES ('pay_cut_off', 'public', 'k', 'alice', 10)";
+    sqlx::query(cut_off).execute(&pool).await.unwrap();
+    assert_eq!(service.get("/payments/pay_cut_off").await.1["status"], "in_progress");
+    let (status, headers, body) = service.pay("k", "alice", 10).await;
+    assert_eq!(status, 201);
+    assert!(!headers.contains_key("idempotent-replayed"));
+    assert!(String::from_utf8_lossy(&body).contains("pay_cut_off"));
+    assert_eq!(service.balance("alice").await, (99_990, 1));
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_is_charged_all_the_same() {
+    let service = Service::start(Duration::from_millis(300)).await;
+    let request = tokio::time::timeout(Duration::from_millis(100), service.pay("k", "alice", 10));
+    assert!(request.await.is_err());
+    tokio::time::timeout(SOON, service.detached.finished()).await.unwrap();
+    assert_eq!(service.balance("alice").await, (99_990, 1));
+    let (status, headers, _) = service.pay("k", "alice", 10).await;
+    assert_eq!((status, headers.contains_key("idempotent-replayed")), (201, true));
+}
+
+#[tokio::test]
+async fn withdrawals_take_what_there_is() {
+    let service = Service::start(Duration::ZERO).await;
+    let withdraw = async |account: &str, body: &'static str| {
+        let path = format!("/accounts/{account}/withdrawals");
+        service.send(axum::http::Request::post(path), body).await.0
+    };
+    assert_eq!(withdraw("alice", r#"{"amount_cents":60000}"#).await, 200);
+    assert_eq!(withdraw("alice", r#"{"amount_cents":60000}"#).await, 402);
+    assert_eq!(withdraw("alice", r#"{"amount_cents":0}"#).await, 422);
+    assert_eq!(withdraw("mallory", r#"{"amount_cents":1}"#).await, 404);
+    assert_eq!(service.balance("alice").await, (40_000, 0));
+    assert_eq!(service.get("/healthz").await.0, 200);
+}
