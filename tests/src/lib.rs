@@ -1,7 +1,7 @@
 //! What the tests of redlock stand on: real Redis servers that can be killed, paused and cut off,
 //! servers that only pretend to be Redis, and a checker that knows when two held the same lock.
 //!
-//! Nothing here knows the crates under test. A piece that cannot do its work panics and says why:
+//! Nothing here knows the crates under test but the contender, a process of its own. A piece that cannot do its work panics and says why:
 //! in a test there is nobody to hand an error to.
 #![allow(
     clippy::expect_used,
