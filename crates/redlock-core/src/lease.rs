@@ -159,7 +159,7 @@ impl Tenancy {
         if let Some(reason) = tenure.lost(now) {
             return Err(LockError::lost(reason));
         }
-        let extension = tenure.extending(now, ttl);
+        let extension = tenure.extending(now, ttl, self.inner.config.drift(ttl));
         let round = self.group.post(Op::Extend { ttl }, &self.full_key, &self.token);
         drop(tenure);
         let tenancy = Arc::clone(self);

@@ -164,7 +164,9 @@ impl Request {
             let token = Token::generate(label).map_err(LockError::no_randomness)?;
             let mut attempt = Pending::post(inner, group, &full_key, token, ttl);
             let error = match attempt.outcome().await {
-                Outcome::Won { valid_until } => return Ok(self.won(key, turn, attempt, valid_until)),
+                Outcome::Won { valid_until } => {
+                    return Ok(self.won(key, turn, attempt, valid_until));
+                }
                 Outcome::Contended => attempt.find_holder().await,
                 Outcome::Unavailable => inner.unavailable(group, &attempt.round),
                 Outcome::Expired => LockError::expired(group.report(&attempt.round)),
@@ -234,17 +236,11 @@ impl Request {
 
     fn won(&self, key: Key, turn: Turn, attempt: Pending<'_>, valid_until: Moment) -> Guard {
         let inner = &self.inner;
-        let (terms, started) = (attempt.attempt, attempt.attempt.started);
-        let renew_every = (self.renew == Renew::Yes).then(|| {
-            let third = terms.ttl / 3;
-            third - third.mul_f64(fastrand::f64() / 8.0)
-        });
-        let terms = Terms {
-            ttl: terms.ttl,
-            drift: terms.drift,
-            renew_every,
-            hold_until: self.max_hold.map_or(Moment::NEVER, |max_hold| inner.now() + max_hold),
-        };
+        let Attempt { started, ttl, .. } = attempt.attempt;
+        // A little earlier than a third each, or leases taken at once are renewed at once.
+        let renew_after = (self.renew == Renew::Yes).then(|| (1.0 - fastrand::f64() / 8.0) / 3.0);
+        let hold_until = self.max_hold.map_or(Moment::NEVER, |max_hold| inner.now() + max_hold);
+        let terms = Terms { ttl, renew_after, hold_until };
         let tenure = Tenure::new(terms, started, valid_until);
         let tenancy = attempt.keep(key, tenure);
         let lease = Lease(tenancy);

@@ -34,11 +34,17 @@ impl fmt::Display for LostReason {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
     pub(crate) ttl: Duration,
-    pub(crate) drift: Duration,
-    /// Time between the last confirmed majority and the next renewal; `None`: no renewal.
-    pub(crate) renew_every: Option<Duration>,
+    /// Share of the TTL between the last confirmed majority and the next renewal; `None`: no
+    /// renewal.
+    pub(crate) renew_after: Option<f64>,
     /// Nothing is renewed beyond this moment, nor valid.
     pub(crate) hold_until: Moment,
+}
+
+impl Terms {
+    fn renewal_after(&self, confirmed: Moment) -> Moment {
+        self.renew_after.map_or(Moment::NEVER, |share| confirmed + self.ttl.mul_f64(share))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +71,8 @@ pub(crate) struct Extension {
     number: u64,
     sent: Moment,
     ttl: Duration,
+    /// When the lease ends if this is confirmed.
+    end: Moment,
 }
 
 /// The state of one lease.
@@ -89,7 +97,7 @@ impl Tenure {
             state: State::Held,
             released: false,
             valid_until: valid_until.min(terms.hold_until),
-            renewal_due: terms.renew_every.map_or(Moment::NEVER, |every| confirmed + every),
+            renewal_due: terms.renewal_after(confirmed),
             extensions: 0,
         }
     }
@@ -141,29 +149,30 @@ impl Tenure {
 
     /// Notes that an extension to `ttl` is about to be sent at `sent`. From here on the servers
     /// may keep the key for that long only, so a shorter TTL counts at once, confirmed or not.
-    pub(crate) fn extending(&mut self, sent: Moment, ttl: Duration) -> Extension {
-        self.valid_until = self.valid_until.min(self.end_of(sent, ttl));
+    pub(crate) fn extending(&mut self, sent: Moment, ttl: Duration, drift: Duration) -> Extension {
+        let end = (sent + ttl.saturating_sub(drift)).min(self.terms.hold_until);
+        self.valid_until = self.valid_until.min(end);
         self.extensions += 1;
-        Extension { number: self.extensions, sent, ttl }
+        Extension { number: self.extensions, sent, ttl, end }
     }
 
     /// Notes that a majority confirmed an extension. What is confirmed after the end of the
     /// validity comes too late, whatever the servers say, and one that was overtaken by a later
     /// extension says nothing about how long the servers keep the key now.
     pub(crate) fn extended(&mut self, extension: Extension, now: Moment) {
-        let Extension { number, sent, ttl } = extension;
+        let Extension { number, sent, ttl, end } = extension;
         if self.state == State::Held && now < self.valid_until && number == self.extensions {
             self.terms.ttl = ttl;
-            self.valid_until = self.end_of(sent, ttl);
-            self.renewal_due = self.terms.renew_every.map_or(Moment::NEVER, |every| sent + every);
+            self.valid_until = end;
+            self.renewal_due = self.terms.renewal_after(sent);
         }
     }
 
     /// Notes that an extension failed without a majority against us: the old end stands (H14),
     /// and a renewing lease tries again soon.
     pub(crate) fn not_extended(&mut self, now: Moment) {
-        if let Some(every) = self.terms.renew_every {
-            self.renewal_due = now + every / 4;
+        if let Some(share) = self.terms.renew_after {
+            self.renewal_due = now + self.terms.ttl.mul_f64(share / 4.0);
         }
     }
 
@@ -183,10 +192,6 @@ impl Tenure {
         if self.state == State::Held {
             self.state = State::Ended;
         }
-    }
-
-    fn end_of(&self, sent: Moment, ttl: Duration) -> Moment {
-        (sent + ttl.saturating_sub(self.terms.drift)).min(self.terms.hold_until)
     }
 
     fn reason_of_the_end(&self) -> LostReason {
@@ -209,16 +214,25 @@ mod tests {
     }
 
     fn renewing(hold_until: Moment) -> Tenure {
-        let terms = Terms {
-            ttl: Duration::from_millis(1_000),
-            drift: Duration::from_millis(10),
-            renew_every: Some(Duration::from_millis(300)),
-            hold_until,
-        };
+        let terms = Terms { ttl: Duration::from_millis(1_000), renew_after: Some(0.3), hold_until };
         Tenure::new(terms, START, at(990))
     }
 
     const TTL: Duration = Duration::from_millis(1_000);
+    const DRIFT: Duration = Duration::from_millis(10);
+
+    #[test]
+    fn another_ttl_has_its_own_drift_and_its_own_renewal() {
+        for ttl in [200, 5_000] {
+            let (ttl, drift) = (Duration::from_millis(ttl), Duration::from_millis(ttl / 50));
+            let mut tenure = renewing(Moment::NEVER);
+            let extension = tenure.extending(at(100), ttl, drift);
+            tenure.extended(extension, at(110));
+            assert_eq!(tenure.valid_until, at(100) + (ttl - drift));
+            assert_eq!(tenure.next_timer(), Some(at(100) + ttl * 3 / 10));
+            assert_eq!(tenure.due(at(100) + ttl * 3 / 10), Due::Renewal(ttl));
+        }
+    }
 
     #[test]
     fn a_renewal_is_due_a_third_into_the_ttl_and_moves_the_end_from_when_it_was_sent() {
@@ -226,7 +240,7 @@ mod tests {
         assert_eq!(tenure.due(at(299)), Due::Nothing);
         assert_eq!(tenure.due(at(300)), Due::Renewal(TTL));
         assert_eq!(tenure.due(at(301)), Due::Nothing);
-        let extension = tenure.extending(at(300), TTL);
+        let extension = tenure.extending(at(300), TTL, DRIFT);
         tenure.extended(extension, at(350));
         assert_eq!(tenure.valid_until, at(1_290));
         assert_eq!(tenure.next_timer(), Some(at(600)));
@@ -236,7 +250,7 @@ mod tests {
     fn a_failed_renewal_keeps_the_old_end_and_is_tried_again_before_it() {
         let mut tenure = renewing(Moment::NEVER);
         assert_ne!(tenure.due(at(300)), Due::Nothing);
-        tenure.extending(at(300), TTL);
+        tenure.extending(at(300), TTL, DRIFT);
         tenure.not_extended(at(400));
         assert_eq!(tenure.valid_until, at(990));
         assert_eq!(tenure.next_timer(), Some(at(475)));
@@ -245,7 +259,7 @@ mod tests {
     #[test]
     fn a_confirmation_after_the_end_comes_too_late() {
         let mut tenure = renewing(Moment::NEVER);
-        let extension = tenure.extending(at(300), TTL);
+        let extension = tenure.extending(at(300), TTL, DRIFT);
         tenure.extended(extension, at(990));
         assert_eq!(tenure.lost(at(990)), Some(LostReason::Expired));
         assert_eq!(tenure.due(at(990)), Due::Loss(LostReason::Expired));
@@ -265,7 +279,7 @@ mod tests {
     #[test]
     fn a_shorter_extension_counts_from_the_moment_it_is_sent() {
         let mut tenure = renewing(Moment::NEVER);
-        tenure.extending(at(100), Duration::from_millis(200));
+        tenure.extending(at(100), Duration::from_millis(200), DRIFT);
         assert_eq!(tenure.valid_until, at(290));
         tenure.not_extended(at(110));
         assert_eq!(tenure.lost(at(290)), Some(LostReason::Expired));
@@ -274,8 +288,8 @@ mod tests {
     #[test]
     fn the_confirmation_of_an_overtaken_extension_does_not_lengthen_a_shorter_one() {
         let mut tenure = renewing(Moment::NEVER);
-        let long = tenure.extending(at(100), TTL);
-        let short = tenure.extending(at(101), Duration::from_millis(200));
+        let long = tenure.extending(at(100), TTL, DRIFT);
+        let short = tenure.extending(at(101), Duration::from_millis(200), DRIFT);
         tenure.extended(long, at(102));
         assert_eq!(tenure.valid_until, at(291));
         tenure.extended(short, at(103));
@@ -286,7 +300,7 @@ mod tests {
     fn max_hold_bounds_the_validity_and_ends_renewal() {
         let mut tenure = renewing(at(1_200));
         assert_ne!(tenure.due(at(300)), Due::Nothing);
-        let extension = tenure.extending(at(300), TTL);
+        let extension = tenure.extending(at(300), TTL, DRIFT);
         tenure.extended(extension, at(310));
         assert_eq!(tenure.valid_until, at(1_200));
         assert_eq!(tenure.due(at(600)), Due::Nothing);
