@@ -14,11 +14,11 @@ use std::time::Duration;
 
 pub(crate) use self::backoff::Backoff;
 pub use self::builder::ConfigBuilder;
+use self::builder::Place;
 pub(crate) use self::builder::check_label;
 pub use self::error::ConfigError;
 pub(crate) use self::group::CheckedGroup;
 pub use self::group::Group;
-use self::builder::Place;
 use crate::clock::Clock;
 use crate::ring::RingScheme;
 use crate::server::Server;
@@ -300,7 +300,8 @@ mod tests {
 
     #[test]
     fn a_list_has_commas_between_servers_and_semicolons_between_groups() {
-        let config = Config::from_list(" redis://a, redis://b/1 ,rediss://u:p%2C%3B@c:7000").unwrap();
+        let config =
+            Config::from_list(" redis://a, redis://b/1 ,rediss://u:p%2C%3B@c:7000").unwrap();
         assert_eq!(addresses(&config), [["a:6379/0", "b:6379/1", "c:7000/0"]]);
         let config = Config::from_list("redis://a;redis://b").unwrap();
         assert_eq!(addresses(&config), [["a:6379/0"], ["b:6379/0"]]);

@@ -316,7 +316,8 @@ impl Redlock {
         Ok(Inspection { held, holder: holding.label, free_in: holding.free_in, nodes })
     }
 
-    /// Whether locks can be taken now: a majority of every group answers.
+    /// Whether locks can be taken now: a majority of every group answers. It only reads: a server
+    /// that is full, or whose user may not write, answers too.
     ///
     /// # Errors
     ///

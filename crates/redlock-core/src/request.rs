@@ -295,7 +295,9 @@ impl<'r> Pending<'r> {
         cleanup.verdict().await;
         let mut nodes = self.group.report(&self.round);
         for (node, cleaned) in nodes.iter_mut().zip(self.group.report(&cleanup)) {
-            if node.answer.is_vote() && cleaned.answer.is_vote() {
+            // A refusal says why: the key may hold what is no lock at all.
+            let told = cleaned.answer.is_vote() || !cleaned.answer.may_have_executed();
+            if node.answer.is_vote() && told {
                 *node = cleaned;
             }
         }

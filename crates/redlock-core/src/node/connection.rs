@@ -43,7 +43,8 @@ impl From<RedisError> for Cause {
             (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
                 format!("authentication failed, check username and password ({error})")
             }
-            (ErrorKind::Parse, _) => format!("its answer is not the Redis protocol ({error})"),
+            // What the parser found is several lines of whatever the other side sent.
+            (ErrorKind::Parse, _) => "its answer is not the Redis protocol".into(),
             (ErrorKind::RESP3NotSupported, _) | (_, Some("NOPROTO")) => old_server(&error),
             // Redis 4 quotes it in another way than the client library knows.
             _ if error.detail().is_some_and(|text| text.starts_with("unknown command 'HELLO'")) => {
@@ -219,7 +220,10 @@ impl Manager {
     }
 
     /// Asks the server what it is, loads the scripts, and tries the rights they need.
-    async fn check(&self, redis: &mut MultiplexedConnection) -> Result<Option<ConnectionId>, Cause> {
+    async fn check(
+        &self,
+        redis: &mut MultiplexedConnection,
+    ) -> Result<Option<ConnectionId>, Cause> {
         let mut questions = Pipeline::with_capacity(7);
         questions.cmd("INFO").arg("server");
         questions.cmd("INFO").arg("replication");

@@ -18,10 +18,10 @@ use tokio::runtime::Handle;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::Command;
 use super::connection::{Causes, Connection, ConnectionId, Manager};
 use super::mailbox::{Debt, Mailbox, Reopened};
 use super::wire::{Reply, ScriptBy, classify, encode, encode_release};
-use super::Command;
 use crate::config::Backoff;
 use crate::latch::Latch;
 use crate::protocol::quorum::NodeAnswer;
@@ -185,11 +185,7 @@ async fn pay(connection: &Connection, debts: &[Debt]) -> RedisResult<()> {
     Ok(())
 }
 
-async fn exchange(
-    lane: &Lane,
-    connection: &Connection,
-    pace: &mut Pace,
-) -> Result<(), Failure> {
+async fn exchange(lane: &Lane, connection: &Connection, pace: &mut Pace) -> Result<(), Failure> {
     let mut in_flight: VecDeque<Batch<'_>> = VecDeque::new();
     let overdue = sleep(lane.deadline);
     tokio::pin!(overdue);

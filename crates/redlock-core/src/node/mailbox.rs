@@ -29,7 +29,9 @@ pub(super) struct Debt {
 /// What stands between a new connection and its first command.
 #[derive(Debug)]
 pub(super) enum Reopened {
-    Open { was_down: bool },
+    Open {
+        was_down: bool,
+    },
     /// The oldest debts.
     Owing(Vec<Debt>),
 }

@@ -157,9 +157,7 @@ fn classify_error(error: &ServerError) -> Reply {
     let text = describe(error);
     match error.kind() {
         Some(NoScript) => Reply::NoScript,
-        Some(BusyLoading | ReadOnly | MasterDown | ClusterDown | Moved | Ask) => {
-            Reply::Unfit(text)
-        }
+        Some(BusyLoading | ReadOnly | MasterDown | ClusterDown | Moved | Ask) => Reply::Unfit(text),
         Some(NoPerm | TryAgain | CrossSlot) => Reply::Vote(NodeAnswer::Refused(text)),
         _ => match error.code() {
             "NOAUTH" | "WRONGPASS" => Reply::Unfit(text),
@@ -239,9 +237,16 @@ mod tests {
 
     #[test]
     fn refusals_are_certain_and_other_errors_are_not() {
-        for certain in ["OOM command not allowed", "MISCONF disk", "NOREPLICAS few", "BUSY script",
-            "WRONGTYPE kind", "NOPERM no", "TRYAGAIN later", "CROSSSLOT keys"]
-        {
+        for certain in [
+            "OOM command not allowed",
+            "MISCONF disk",
+            "NOREPLICAS few",
+            "BUSY script",
+            "WRONGTYPE kind",
+            "NOPERM no",
+            "TRYAGAIN later",
+            "CROSSSLOT keys",
+        ] {
             let answer = vote(&format!("-{certain}\r\n"));
             assert!(!answer.may_have_executed(), "{certain} gave {answer:?}");
         }
@@ -251,9 +256,16 @@ mod tests {
 
     #[test]
     fn a_server_that_can_not_vote_is_unfit() {
-        for unfit in ["LOADING dataset", "READONLY replica", "MASTERDOWN link", "CLUSTERDOWN x",
-            "MOVED 1 a:1", "ASK 1 a:1", "NOAUTH needed", "WRONGPASS bad"]
-        {
+        for unfit in [
+            "LOADING dataset",
+            "READONLY replica",
+            "MASTERDOWN link",
+            "CLUSTERDOWN x",
+            "MOVED 1 a:1",
+            "ASK 1 a:1",
+            "NOAUTH needed",
+            "WRONGPASS bad",
+        ] {
             assert!(matches!(reply(&format!("-{unfit}\r\n")), Reply::Unfit(_)), "{unfit}");
         }
         assert_eq!(reply("-NOSCRIPT none\r\n"), Reply::NoScript);
