@@ -78,7 +78,10 @@ enum Manner {
     Say(&'static [u8]),
     Close,
     Silence,
-    Script { script: Box<Script>, upstream: Option<u16> },
+    Script {
+        script: Box<Script>,
+        upstream: Option<u16>,
+    },
 }
 
 struct Shared {

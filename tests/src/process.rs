@@ -13,8 +13,10 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// `$0` is the server's binary. `read` is built in, so the shell does not collect a server that
-/// died early: its process id stays taken, and the `kill` cannot hit somebody else.
+/// died early: its process id stays taken, and the `kill` cannot hit somebody else. A signal ends
+/// the `read` and not the shell; SIGPIPE is what `echo` gets when the test process is gone by then.
 const LEASH: &str = r#"
+trap : HUP INT TERM PIPE
 command -v "$0" >/dev/null || exit 127
 "$0" "$@" </dev/null >&2 &
 echo $!
@@ -44,7 +46,8 @@ impl Process {
             .process_group(0)
             .spawn()?;
         let mut line = String::new();
-        let printed = shell.stdout.take().map(BufReader::new).map(|mut out| out.read_line(&mut line));
+        let printed =
+            shell.stdout.take().map(BufReader::new).map(|mut out| out.read_line(&mut line));
         printed.transpose()?;
         match line.trim().parse().ok().and_then(Pid::from_raw) {
             Some(pid) => Ok(Self { shell, pid }),

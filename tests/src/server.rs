@@ -163,7 +163,8 @@ impl RedisServer {
         self.kill();
         let started = self.options.launch(&self.address, self.dir.path()).await;
         let (process, admin) = started.unwrap_or_else(|error| panic!("{error}"));
-        *self.state.lock() = State { process: Some(process), paused: false, admin: Some(Admin(admin)) };
+        *self.state.lock() =
+            State { process: Some(process), paused: false, admin: Some(Admin(admin)) };
     }
 
     /// Stops the process (SIGSTOP): it keeps its connections and its data, and answers nothing.

@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use redlock_tests::{Fleet, RedisServer, eventually};
+use futures_util::future::join_all;
+use redlock_tests::{Fleet, History, Ledger, RedisServer, Stamp, check, eventually};
 use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tempfile::TempDir;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -48,19 +50,45 @@ async fn a_fleet_ends_when_its_test_panics_also_one_that_is_paused() {
     all_end(&receiver.await.unwrap()).await;
 }
 
-#[tokio::test]
-async fn a_fleet_ends_when_its_process_is_killed() {
+/// A process with a fleet, and the process ids of the servers.
+fn another_process(directory: &TempDir) -> (Child, Vec<u32>) {
     let mut process = Command::new(env!("CARGO_BIN_EXE_contender"))
         .arg("fleet")
+        // Whoever is killed cannot remove its temporary files.
+        .env("TMPDIR", directory.path())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    let pids: Vec<u32> = lines.take(3).map(|line| line.unwrap().parse().unwrap()).collect();
+    let pids = lines.take(3).map(|line| line.unwrap().parse().unwrap()).collect();
+    (process, pids)
+}
+
+#[tokio::test]
+async fn a_fleet_ends_when_its_process_is_killed() {
+    let directory = TempDir::new().unwrap();
+    let (mut process, pids) = another_process(&directory);
     assert!(pids.iter().all(|pid| is_alive(*pid)));
     process.kill().unwrap();
     process.wait().unwrap();
     all_end(&pids).await;
+}
+
+/// Whoever ends a server's shell with a signal, the server is not left behind.
+#[tokio::test]
+async fn a_server_ends_with_the_shell_that_watches_it() {
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT, Signal::PIPE] {
+        let server = RedisServer::start().await;
+        let shell = parent(server.pid());
+        kill_process(Pid::from_raw(shell.try_into().unwrap()).unwrap(), signal).unwrap();
+        all_end(&[server.pid()]).await;
+    }
+}
+
+fn parent(pid: u32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+    line.trim().parse().unwrap()
 }
 
 #[tokio::test]
@@ -79,4 +107,38 @@ async fn a_server_that_comes_back_has_its_port_and_lost_its_data() {
     fleet.kill(0);
     fleet.restart(0).await;
     assert_eq!((fleet[0].port(), fleet.total_keys().await), (port, 0));
+}
+
+#[tokio::test]
+async fn the_checker_finds_the_overlap_among_many_holds() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("history");
+    let (one, two) = (History::to_file(&path).unwrap(), History::to_file(&path).unwrap());
+    let until = Stamp::now() + SOON;
+    for _ in 0..500 {
+        for (history, client) in [(&one, "one"), (&two, "two")] {
+            history.acquired("k", client, until);
+            history.released("k", client);
+        }
+    }
+    check(&History::read(&path).unwrap()).assert_exclusive();
+
+    one.acquired("k", "one", until);
+    two.acquired("k", "two", until);
+    two.released("k", "two");
+    one.released("k", "one");
+    let verdict = check(&History::read(&path).unwrap());
+    assert_eq!((verdict.holds, verdict.overlaps.len()), (1_002, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_misses_what_was_counted_without_a_lock() {
+    let directory = TempDir::new().unwrap();
+    let ledger = Ledger::file(&directory.path().join("ledger")).unwrap();
+    for _ in 0..50 {
+        ledger.increment().await;
+    }
+    assert_eq!(ledger.total().await, 50);
+    join_all((0..50).map(|_| ledger.increment())).await;
+    assert!(ledger.total().await < 100, "{} of 100", ledger.total().await);
 }

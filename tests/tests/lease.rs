@@ -41,7 +41,10 @@ async fn an_extension_sets_the_time_to_live_on_every_server() {
     everywhere(&fleet).await;
     for ttl in [Duration::from_secs(600), Duration::from_secs(30)] {
         let validity = guard.extend(ttl).await.unwrap();
-        assert!(validity <= ttl - ttl / 100 && validity > ttl - ttl / 50, "{validity:?} of {ttl:?}");
+        assert!(
+            validity <= ttl - ttl / 100 && validity > ttl - ttl / 50,
+            "{validity:?} of {ttl:?}"
+        );
         eventually(SOON, "the new time to live on every server", async || {
             for server in fleet.iter() {
                 let left = server.pttl("k").await.expect("the key is there");
@@ -102,8 +105,7 @@ async fn a_renewed_lease_outlives_its_ttl_until_max_hold() {
     let ttl = Duration::from_secs(1);
     let max_hold = 3 * ttl;
     let start = Instant::now();
-    let guard =
-        redlock.lock("k").ttl(ttl).renew(Renew::Yes).max_hold(max_hold).await.unwrap();
+    let guard = redlock.lock("k").ttl(ttl).renew(Renew::Yes).max_hold(max_hold).await.unwrap();
     assert_eq!(timeout(SOON, guard.lost()).await.unwrap(), LostReason::MaxHold);
     assert!(start.elapsed() >= max_hold, "lost after {:?}", start.elapsed());
     assert_eq!(guard.release().await, Released::AlreadyExpired);

@@ -1,14 +1,13 @@
 //! No key is left behind, however an acquisition or a lock ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::pin::pin;
-use std::task::{Context, Waker};
+use std::future::{IntoFuture, poll_fn};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use redlock_core::{Config, ConfigBuilder, ErrorKind, NodeAnswer, Redlock};
 use redlock_tests::{Fleet, Proxy, eventually};
-use tokio::task::yield_now;
 use tokio::time::timeout;
 
 /// Longer than any test: a key that goes away was deleted, it did not expire.
@@ -61,24 +60,45 @@ async fn fifty_thousand_cycles() {
     fleet.eventually_empty(SOON).await;
 }
 
+/// Drops a future when it has been polled so many times; `true` if it was ready before.
+async fn polled<F: IntoFuture>(times: usize, future: F) -> bool {
+    let mut future = Box::pin(future.into_future());
+    let mut polls = 0;
+    poll_fn(|cx| {
+        polls += 1;
+        match future.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(true),
+            Poll::Pending if polls == times => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_future_dropped_at_every_await_point() {
     let fleet = Fleet::start(3).await;
-    let redlock = connected(&fleet.urls()).await;
-    let mut won = 0;
-    // Polled once, twice, … whenever it may have come a step further, then dropped.
-    for number in 0..1_000 {
-        let mut locking = pin!(redlock.lock(format!("key:{number}")).into_future());
-        for _ in 0..=number % 40 {
-            if locking.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
-                won += 1;
-                break;
-            }
-            yield_now().await;
-        }
+    let (redlock, other) = (connected(&fleet.urls()).await, connected(&fleet.urls()).await);
+    let taken = other.lock("taken").await.unwrap();
+    let ended = join_all((0..1_000).map(async |number| {
+        // Free, taken by another process, taken in this one.
+        let times = 1 + number / 3 % 10;
+        let ended = match number % 3 {
+            0 => polled(times, redlock.lock(format!("free:{number}"))).await,
+            1 => polled(times, redlock.lock("taken")).await,
+            _ => polled(times, other.lock("taken")).await,
+        };
+        (times, ended)
+    }));
+    let mut ready = [0; 11];
+    for (times, ended) in ended.await {
+        ready[times] += usize::from(ended);
     }
-    assert!((1..1_000).contains(&won), "{won} of 1000 were not dropped in the middle");
+    assert_eq!(ready[1], 0, "nothing is known before a server has answered");
+    assert!(ready[10] > 10, "what is polled often enough ends: {ready:?}");
+    taken.release().await;
     assert_eq!(redlock.close(SOON).await.unreleased, 0);
+    assert_eq!(other.close(SOON).await.unreleased, 0);
     assert_eq!(fleet.total_keys().await, 0);
 }
 
@@ -88,11 +108,13 @@ async fn a_future_dropped_at_any_time_while_it_is_contended() {
     let (redlock, other) = (connected(&fleet.urls()).await, connected(&fleet.urls()).await);
     let requests = (0..1_000).map(|number: u32| {
         let redlock = if number.is_multiple_of(2) { &redlock } else { &other };
-        let patience = Duration::from_micros(fastrand::u64(0..20_000));
-        timeout(patience, redlock.lock(format!("key:{}", number % 7)).wait(SOON).into_future())
+        let patience = Duration::from_micros(fastrand::u64(0..400_000));
+        let locking = redlock.lock(format!("key:{}", number % 7)).wait(SOON);
+        timeout(patience, async { locking.await.unwrap().release().await })
     });
     let answers = join_all(requests).await;
-    drop(answers);
+    let dropped = answers.iter().filter(|answer| answer.is_err()).count();
+    assert!((1..1_000).contains(&dropped), "{dropped} of 1000 were dropped in the middle");
     assert_eq!(redlock.close(SOON).await.unreleased, 0);
     assert_eq!(other.close(SOON).await.unreleased, 0);
     assert_eq!(fleet.total_keys().await, 0);
@@ -107,7 +129,8 @@ async fn an_attempt_that_got_only_a_minority() {
     }
     let error = redlock.lock("k").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Contended);
-    eventually(SOON, "the free node is free again", async || fleet[2].keys().await.is_empty()).await;
+    eventually(SOON, "the free node is free again", async || fleet[2].keys().await.is_empty())
+        .await;
     for node in [0, 1] {
         assert_eq!(fleet[node].get("k").await.as_deref(), Some("somebody else"));
     }

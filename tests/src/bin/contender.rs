@@ -1,9 +1,10 @@
-//! One of several processes that want the same locks: `contender sound|broken|fleet …`.
+//! One of several processes that want the same locks: `contender sound …`.
 //!
 //! `sound` and `broken` take a directory, seconds, and the URLs of the servers; they write what
 //! they hold and when to `history` in the directory, count in a ledger per key, and print how many
 //! times they counted. `broken` asks one server at random: the lock that the checker must catch.
-//! `fleet` starts three servers, prints their process ids, and waits to be killed.
+//! `fleet` starts three servers, prints their process ids, and waits to be killed. `environment`
+//! takes twenty locks on the servers that the environment names, and leaves them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::env::args;
@@ -24,6 +25,7 @@ async fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["fleet"] => hold_a_fleet().await,
+        ["environment"] => lock_where_the_environment_says().await,
         ["sound", directory, seconds, urls @ ..] => {
             contend(vec![redlock(urls)], Path::new(directory), seconds.parse().unwrap()).await;
         }
@@ -31,7 +33,7 @@ async fn main() {
             let alone = urls.iter().map(|url| redlock(&[url])).collect();
             contend(alone, Path::new(directory), seconds.parse().unwrap()).await;
         }
-        _ => panic!("usage: contender sound|broken DIRECTORY SECONDS URL… | contender fleet"),
+        _ => panic!("usage: contender sound|broken DIRECTORY SECONDS URL… | fleet | environment"),
     }
 }
 
@@ -41,6 +43,20 @@ async fn hold_a_fleet() {
         println!("{}", server.pid());
     }
     std::future::pending::<()>().await;
+}
+
+async fn lock_where_the_environment_says() {
+    let config = match Config::from_env() {
+        Ok(config) => config,
+        Err(error) => return println!("{} / {error}", error.field()),
+    };
+    let redlock = Redlock::new(config);
+    for order in 0..20 {
+        let token = redlock.lock(format!("order:{order}")).await.unwrap().hand_over();
+        println!("{token:?}");
+    }
+    redlock.close(Duration::from_secs(30)).await;
+    println!("locked");
 }
 
 fn redlock(urls: &[&str]) -> Redlock {

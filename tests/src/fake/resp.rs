@@ -2,7 +2,7 @@
 
 use std::io;
 
-use redis::Value;
+use redis::{Value, VerbatimFormat};
 
 use super::Reply;
 
@@ -42,10 +42,22 @@ pub(super) fn write_value(value: &Value, out: &mut Vec<u8>) -> io::Result<()> {
         Value::Int(number) => line(out, ':', number),
         Value::SimpleString(text) => line(out, '+', text),
         Value::BulkString(bytes) => bulk(out, bytes),
+        Value::VerbatimString { format, text } => {
+            let format = match format {
+                VerbatimFormat::Markdown => "mkd",
+                VerbatimFormat::Unknown(format) => format,
+                _ => "txt",
+            };
+            bulk_as(out, '=', format!("{format}:{text}").as_bytes());
+        }
         Value::Boolean(yes) => line(out, '#', if *yes { 't' } else { 'f' }),
         Value::Double(number) => line(out, ',', number),
         Value::ServerError(error) => {
-            line(out, '-', format_args!("{} {}", error.code(), error.details().unwrap_or_default()));
+            line(
+                out,
+                '-',
+                format_args!("{} {}", error.code(), error.details().unwrap_or_default()),
+            );
         }
         Value::Array(values) | Value::Set(values) => {
             line(out, if matches!(value, Value::Set(_)) { '~' } else { '*' }, values.len());
@@ -68,7 +80,11 @@ fn line(out: &mut Vec<u8>, kind: char, rest: impl std::fmt::Display) {
 }
 
 fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
-    line(out, '$', bytes.len());
+    bulk_as(out, '$', bytes);
+}
+
+fn bulk_as(out: &mut Vec<u8>, kind: char, bytes: &[u8]) {
+    line(out, kind, bytes.len());
     out.extend(bytes);
     out.extend(b"\r\n");
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult, TlsCertificates, cmd};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult, TlsCertificates, cmd,
+};
 
 use super::{Address, Admin, RedisServer, ServerOptions};
 

@@ -115,11 +115,8 @@ impl ServerOptions {
             };
             match self.launch(&address, dir.path()).await {
                 Ok((process, admin)) => {
-                    let state = State {
-                        process: Some(process),
-                        paused: false,
-                        admin: Some(Admin(admin)),
-                    };
+                    let state =
+                        State { process: Some(process), paused: false, admin: Some(Admin(admin)) };
                     let (state, dir) = (Mutex::new(state), Arc::new(dir));
                     return Ok(RedisServer { options: self, address, state, dir });
                 }
@@ -140,12 +137,13 @@ impl ServerOptions {
         let config = dir.join("redis.conf");
         std::fs::write(&config, self.redis_conf(address, dir))?;
         let binary = self.binary.as_deref().unwrap_or("redis-server");
-        let process = Process::start(binary, &config, &dir.join("log")).map_err(|error| {
-            match error.kind() {
-                io::ErrorKind::NotFound => StartError::NotInstalled(binary.to_owned()),
-                _ => error.into(),
-            }
-        })?;
+        let process =
+            Process::start(binary, &config, &dir.join("log")).map_err(|error| {
+                match error.kind() {
+                    io::ErrorKind::NotFound => StartError::NotInstalled(binary.to_owned()),
+                    _ => error.into(),
+                }
+            })?;
         let deadline = Instant::now() + READY;
         loop {
             let problem = match admin::connect(self, address).await {
