@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use bb8_redis::redis::{self, Pipeline, ServerError, ServerErrorKind, Value};
+use bb8_redis::redis::{self, Cmd, Pipeline, ServerError, ServerErrorKind, Value};
 
 use super::{Command, Op};
 use crate::key::Key;
@@ -61,8 +61,8 @@ pub(super) enum NativeDelete {
 impl NativeDelete {
     pub(super) fn encode(self, pipeline: &mut Pipeline, key: &[u8], token: &str) {
         match self {
-            Self::Delex => pipeline.cmd("DELEX").arg(key).arg("IFEQ").arg(token),
-            Self::Delifeq => pipeline.cmd("DELIFEQ").arg(key).arg(token),
+            Self::Delex => call(pipeline, "DELEX", key, token).arg(key).arg("IFEQ").arg(token),
+            Self::Delifeq => call(pipeline, "DELIFEQ", key, token).arg(key).arg(token),
         };
     }
 }
@@ -76,7 +76,8 @@ pub(super) fn encode(
     let (key, token) = (&command.key, command.token.as_str());
     match (command.op, native) {
         (Op::Acquire { ttl }, _) => {
-            let set = pipeline.cmd("SET").arg(key.as_bytes()).arg(token);
+            let key = key.as_bytes();
+            let set = call(pipeline, "SET", key, token).arg(key).arg(token);
             set.arg("NX").arg("PX").arg(millis(ttl));
         }
         (Op::Extend { ttl }, _) => {
@@ -104,11 +105,20 @@ fn invoke<'p>(
     key: &Key,
     token: &str,
 ) -> &'p mut Pipeline {
-    let call = match by {
-        ScriptBy::Hash => pipeline.cmd("EVALSHA").arg(script.hash()),
-        ScriptBy::Source => pipeline.cmd("EVAL").arg(script.source),
+    let key = key.as_bytes();
+    let script = match by {
+        ScriptBy::Hash => call(pipeline, "EVALSHA", key, token).arg(script.hash()),
+        ScriptBy::Source => call(pipeline, "EVAL", key, token).arg(script.source),
     };
-    call.arg(1).arg(key.as_bytes()).arg(token)
+    script.arg(1).arg(key).arg(token)
+}
+
+/// Starts a command with room for all of it: growing its buffers took longer than filling them.
+fn call<'p>(pipeline: &'p mut Pipeline, name: &str, key: &[u8], token: &str) -> &'p mut Pipeline {
+    const ARGUMENTS: usize = 6;
+    const HASH_AND_NUMBERS: usize = 64;
+    let size = HASH_AND_NUMBERS + key.len() + token.len();
+    pipeline.add_command(Cmd::with_capacity(ARGUMENTS, size)).arg(name)
 }
 
 /// The servers' unit. Rounds down, as the client's own reckoning did.
