@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::RwLock;
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock::Moment;
@@ -54,6 +55,8 @@ pub(crate) struct Inner {
     pub(crate) queue: Arc<Queue>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) closing: Latch,
+    /// Read by every attempt, written by who closes: it waits for them, and keeps new ones out.
+    pub(crate) attempts: RwLock<()>,
     ring: Ring,
     groups: Box<[Arc<Group>]>,
     ids: AtomicU64,
@@ -106,6 +109,7 @@ impl Redlock {
                 queue: Arc::new(Queue::new(config.max_waiters)),
                 keeper: Arc::new(Keeper::new(Arc::clone(&config.clock))),
                 closing: Latch::default(),
+                attempts: RwLock::const_new(()),
                 groups,
                 ids: AtomicU64::new(0),
                 config,
@@ -344,12 +348,11 @@ impl Redlock {
     /// Dropping the future stops the waiting only.
     pub async fn close(&self, grace: Duration) -> Closed {
         let inner = &self.inner;
-        inner.closing.raise();
-        for tenancy in inner.keeper.held() {
-            tenancy.lose(LostReason::Closed);
-            tenancy.release();
-        }
         let deadline = Instant::now() + grace;
+        inner.closing.raise();
+        inner.release_all();
+        let _no_more = timeout_at(deadline, inner.attempts.write()).await;
+        inner.release_all();
         let mut unreleased = 0;
         for node in inner.groups.iter().flat_map(|group| group.nodes()) {
             if timeout_at(deadline, node.settled()).await.is_err() {
@@ -387,6 +390,13 @@ impl fmt::Debug for Redlock {
 }
 
 impl Inner {
+    fn release_all(&self) {
+        for tenancy in self.keeper.held() {
+            tenancy.lose(LostReason::Closed);
+            tenancy.release();
+        }
+    }
+
     pub(crate) fn now(&self) -> Moment {
         self.config.clock.now()
     }

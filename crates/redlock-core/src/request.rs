@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::RwLockReadGuard;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::Moment;
@@ -162,8 +163,10 @@ impl Request {
         let mut retries = 0;
         loop {
             let token = Token::generate(label).map_err(LockError::no_randomness)?;
-            let mut attempt = Pending::post(inner, group, &full_key, token, ttl);
-            let error = match attempt.outcome().await {
+            let mut attempt = Pending::post(inner, group, &full_key, token, ttl)?;
+            let outcome = attempt.outcome().await;
+            inner.check_open()?;
+            let error = match outcome {
                 Outcome::Won { valid_until } => {
                     return Ok(self.won(key, turn, attempt, valid_until));
                 }
@@ -234,7 +237,7 @@ impl Request {
         Some(pause.min(left))
     }
 
-    fn won(&self, key: Key, turn: Turn, attempt: Pending<'_>, valid_until: Moment) -> Guard {
+    fn won(&self, key: Key, turn: Turn, mut attempt: Pending<'_>, valid_until: Moment) -> Guard {
         let inner = &self.inner;
         let Attempt { started, ttl, .. } = attempt.attempt;
         // A little earlier than a third each, or leases taken at once are renewed at once.
@@ -253,8 +256,9 @@ impl Request {
 
 async fn or_closed<F: Future>(closing: &Latch, future: F) -> Result<F::Output, LockError> {
     tokio::select! {
-        output = future => Ok(output),
+        biased;
         () = closing.raised() => Err(LockError::closed()),
+        output = future => Ok(output),
     }
 }
 
@@ -268,6 +272,8 @@ struct Pending<'r> {
     attempt: Attempt,
     round: Arc<Round>,
     settled: bool,
+    /// What closing waits for: until the lock is kept or its release is posted.
+    _admitted: RwLockReadGuard<'r, ()>,
 }
 
 impl<'r> Pending<'r> {
@@ -277,10 +283,12 @@ impl<'r> Pending<'r> {
         full_key: &'r Key,
         token: Token,
         ttl: Duration,
-    ) -> Self {
+    ) -> Result<Self, LockError> {
+        let admitted = inner.attempts.try_read().map_err(|_| LockError::closed())?;
         let attempt = Attempt { started: inner.now(), ttl, drift: inner.config.drift(ttl) };
         let round = group.post(Op::Acquire { ttl }, full_key, &token);
-        Self { inner, group, full_key, token, attempt, round, settled: false }
+        let (settled, _admitted) = (false, admitted);
+        Ok(Self { inner, group, full_key, token, attempt, round, settled, _admitted })
     }
 
     async fn outcome(&self) -> Outcome {
@@ -304,7 +312,7 @@ impl<'r> Pending<'r> {
         LockError::contended(nodes)
     }
 
-    fn keep(mut self, key: Key, tenure: Tenure) -> Arc<Tenancy> {
+    fn keep(&mut self, key: Key, tenure: Tenure) -> Arc<Tenancy> {
         self.settled = true;
         Arc::new(Tenancy {
             inner: Arc::clone(self.inner),

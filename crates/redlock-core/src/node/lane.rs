@@ -120,10 +120,7 @@ impl Driver {
                 Err(Failure::Cut(cause) | Failure::Down(cause)) => cause,
                 Err(Failure::Hung) => format!("no answer within {:?}", lane.deadline).into(),
             };
-            if failed <= 1 {
-                tracing::warn!(node = %lane.address, %cause, "node does not vote");
-            }
-            lane.mailbox.trip(&cause);
+            lane.trip(&cause);
             failed = failed.saturating_add(1);
             let pause = lane.reconnection.delay(failed.saturating_sub(2));
             if !lane.pause(pause).await {
@@ -272,6 +269,12 @@ impl Lane {
         }
     }
 
+    fn trip(&self, cause: &Arc<str>) {
+        if self.mailbox.trip(cause) {
+            tracing::warn!(node = %self.address, %cause, "node does not vote");
+        }
+    }
+
     /// Waits before connecting again; `false` if the lane is closed.
     async fn pause(&self, pause: Duration) -> bool {
         let end = Instant::now() + pause;
@@ -312,7 +315,7 @@ impl Lane {
                 }
                 () = async { if let Some(patience) = &mut patience { patience.await } }, if patient => {
                     patience = None;
-                    self.mailbox.trip(&format!("not connected within {:?}", self.deadline).into());
+                    self.trip(&format!("not connected within {:?}", self.deadline).into());
                 }
             }
         }

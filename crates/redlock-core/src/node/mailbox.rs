@@ -141,20 +141,22 @@ impl Mailbox {
         }
     }
 
-    /// Opens the breaker: what waits is answered now, what comes is answered at once.
-    pub(super) fn trip(&self, cause: &Arc<str>) {
-        let waiting = {
+    /// Opens the breaker: what waits is answered now, what comes is answered at once. `true`
+    /// unless it was open before.
+    pub(super) fn trip(&self, cause: &Arc<str>) -> bool {
+        let (first, waiting) = {
             let mut state = self.state.lock();
-            state.down = Some(Arc::clone(cause));
+            let first = state.down.replace(Arc::clone(cause)).is_none();
             let waiting = std::mem::take(&mut state.queue);
             for command in waiting.iter().filter(|command| command.op.is_release()) {
                 state.owe(command);
             }
-            waiting
+            (first, waiting)
         };
         for command in waiting {
             command.seat.answer(NodeAnswer::Refused(Arc::clone(cause)));
         }
+        first
     }
 
     /// Closes the breaker, unless there are debts to settle first.
