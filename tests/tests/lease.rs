@@ -33,6 +33,11 @@ async fn everywhere(fleet: &Fleet) {
     eventually(SOON, "every key", async || fleet.total_keys().await == fleet.len()).await;
 }
 
+/// The servers have executed all that was sent: also releases that nobody waits for.
+async fn everything_arrived(redlock: &Redlock) {
+    assert_eq!(redlock.close(SOON).await.unreleased, 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_extension_sets_the_time_to_live_on_every_server() {
     let fleet = Fleet::start(3).await;
@@ -73,10 +78,30 @@ async fn a_key_that_somebody_else_has_is_not_extended_and_not_deleted() {
     assert_eq!(error.kind(), ErrorKind::Lost);
     assert_eq!(timeout(SOON, guard.lost()).await.unwrap(), LostReason::TakenOver);
     assert_eq!(guard.release().await, Released::AlreadyExpired);
+    everything_arrived(&redlock).await;
     for server in fleet.iter() {
         assert_eq!(server.get("k").await.as_deref(), Some("somebody else"));
         assert!(server.pttl("k").await.unwrap() <= TTL);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_was_deleted_is_not_extended_and_not_brought_back() {
+    let fleet = Fleet::start(3).await;
+    let redlock = on(&fleet).await;
+    let guard = redlock.lock("k").await.unwrap();
+    everywhere(&fleet).await;
+    // One server without the key is a minority.
+    fleet[2].delete("k").await;
+    guard.extend(TTL).await.unwrap();
+    fleet[1].delete("k").await;
+    let error = guard.extend(TTL).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Lost, "{error}");
+    assert_eq!(guard.lost_reason(), Some(LostReason::TakenOver));
+    assert!(guard.remaining().is_zero());
+    assert_eq!(guard.release().await, Released::AlreadyExpired);
+    everything_arrived(&redlock).await;
+    assert_eq!(fleet.total_keys().await, 0, "no extension has set the key, the release left none");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -106,9 +131,15 @@ async fn a_renewed_lease_outlives_its_ttl_until_max_hold() {
     let max_hold = 3 * ttl;
     let start = Instant::now();
     let guard = redlock.lock("k").ttl(ttl).renew(Renew::Yes).max_hold(max_hold).await.unwrap();
+    let other = self::redlock(&fleet.urls(), "other");
+    let waiting = other.lock("k").wait(SOON).into_future();
+    let waiting = tokio::spawn(async { (waiting.await.unwrap(), Instant::now()) });
     assert_eq!(timeout(SOON, guard.lost()).await.unwrap(), LostReason::MaxHold);
     assert!(start.elapsed() >= max_hold, "lost after {:?}", start.elapsed());
     assert_eq!(guard.release().await, Released::AlreadyExpired);
+    let (next, acquired) = waiting.await.unwrap();
+    assert!(acquired >= start + max_hold, "acquired by another after {:?}", acquired - start);
+    next.release().await;
     fleet.eventually_empty(SOON).await;
 }
 
@@ -158,7 +189,11 @@ async fn a_stale_guard_does_not_release_its_successor() {
     let stale = redlock.lock("k").ttl(Duration::from_secs(1)).await.unwrap();
     let successor = other.lock("k").wait(SOON).await.unwrap();
     everywhere(&fleet).await;
+    assert!(stale.is_lost());
+    let error = stale.extend(TTL).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Lost, "{error}");
     assert_eq!(stale.release().await, Released::AlreadyExpired);
+    everything_arrived(&redlock).await;
     assert_eq!(successor.extend(TTL).await.map(|_| ()).map_err(|error| error.kind()), Ok(()));
     assert_eq!(fleet.total_keys().await, 3);
     assert_eq!(successor.release().await, Released::Released);
@@ -199,7 +234,9 @@ async fn work_under_a_lock_is_stopped_when_the_lock_is_lost() {
             .build()
             .unwrap(),
     );
-    let work = quick.with_lock("k", |_| async {
+    let (still_works, dropped) = tokio::sync::oneshot::channel::<()>();
+    let work = quick.with_lock("k", async |_| {
+        let _still_works = still_works;
         everywhere(&fleet).await;
         for server in fleet.iter() {
             server.delete("k").await;
@@ -208,6 +245,7 @@ async fn work_under_a_lock_is_stopped_when_the_lock_is_lost() {
     });
     let error = timeout(SOON, work).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Lost);
+    assert!(dropped.await.is_err(), "the work was dropped");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -217,21 +255,30 @@ async fn several_keys_are_locked_in_one_order_all_or_none() {
     let keys = ["a", "b", "c"];
     let mut backwards = keys;
     backwards.reverse();
-    // Opposite orders, at once: somebody always gets on.
-    let lock_often = async |redlock: &Redlock, keys: [&'static str; 3]| {
-        for _ in 0..10 {
-            let guards = eventually(SOON, "all three", async || redlock.lock_all(keys).await).await;
+    // Opposite orders, at once, and nobody gives up: who waits for each other waits forever.
+    let lock_often = async |keys: [&'static str; 3]| {
+        let pauses = (Duration::from_millis(1), Duration::from_millis(5));
+        let config = Config::servers(fleet.urls()).ttl(TTL).max_retry(u32::MAX);
+        let config = config.node_deadline(Duration::from_millis(500));
+        let patient = Redlock::new(config.retry_interval(pauses.0, pauses.1).build().unwrap());
+        for _ in 0..50 {
+            let guards = patient.lock_all(keys).await.unwrap();
             assert_eq!(guards.len(), 3);
             for guard in guards {
                 guard.release().await;
             }
         }
     };
-    tokio::join!(lock_often(&one, keys), lock_often(&two, backwards));
+    let both = async { tokio::join!(lock_often(keys), lock_often(backwards)) };
+    timeout(SOON, both).await.expect("somebody always gets on");
     fleet.eventually_empty(SOON).await;
 
     let held = one.lock("b").await.unwrap();
     assert_eq!(two.lock_all(keys).await.unwrap_err().kind(), ErrorKind::Contended);
+    eventually(SOON, "only the held key to be left", async || {
+        fleet.keys().await.values().all(|keys| keys == &["b"])
+    })
+    .await;
     held.release().await;
     fleet.eventually_empty(SOON).await;
 }

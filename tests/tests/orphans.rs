@@ -106,15 +106,22 @@ async fn a_future_dropped_at_every_await_point() {
 async fn a_future_dropped_at_any_time_while_it_is_contended() {
     let fleet = Fleet::start(3).await;
     let (redlock, other) = (connected(&fleet.urls()).await, connected(&fleet.urls()).await);
-    let requests = (0..1_000).map(|number: u32| {
-        let redlock = if number.is_multiple_of(2) { &redlock } else { &other };
-        let patience = Duration::from_micros(fastrand::u64(0..400_000));
-        let locking = redlock.lock(format!("key:{}", number % 7)).wait(SOON);
-        timeout(patience, async { locking.await.unwrap().release().await })
+    // Few at a time, so that most are dropped while servers are asked and not while in line.
+    let tasks = (0..16_u32).map(|task| {
+        let redlock = if task.is_multiple_of(2) { redlock.clone() } else { other.clone() };
+        tokio::spawn(async move {
+            let mut dropped = 0;
+            for _ in 0..100 {
+                let locking = redlock.lock(format!("key:{}", fastrand::u8(..12))).wait(SOON);
+                let cycle = async { locking.await.unwrap().release().await };
+                let patience = Duration::from_micros(fastrand::u64(..4_000));
+                dropped += u32::from(timeout(patience, cycle).await.is_err());
+            }
+            dropped
+        })
     });
-    let answers = join_all(requests).await;
-    let dropped = answers.iter().filter(|answer| answer.is_err()).count();
-    assert!((1..1_000).contains(&dropped), "{dropped} of 1000 were dropped in the middle");
+    let dropped: u32 = join_all(tasks).await.into_iter().map(Result::unwrap).sum();
+    assert!((100..1_600).contains(&dropped), "{dropped} of 1600 were dropped in the middle");
     assert_eq!(redlock.close(SOON).await.unreleased, 0);
     assert_eq!(other.close(SOON).await.unreleased, 0);
     assert_eq!(fleet.total_keys().await, 0);
@@ -160,6 +167,39 @@ async fn closing_with_locks_that_are_held_dropped_and_asked_for() {
     assert_eq!(fleet.total_keys().await, 0);
     assert_eq!(waiting.await.unwrap().unwrap_err().kind(), ErrorKind::Closed);
     assert!(held.into_iter().all(|guard| guard.unwrap().is_lost()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_while_locks_are_being_acquired() {
+    let fleet = Fleet::start(3).await;
+    for _ in 0..20 {
+        let redlock = connected(&fleet.urls()).await;
+        let (begun, mut beginnings) = tokio::sync::mpsc::channel(1);
+        let tasks: Vec<_> = (0..32)
+            .map(|task| {
+                let (redlock, begun) = (redlock.clone(), begun.clone());
+                tokio::spawn(async move {
+                    // Nobody releases them but who closes.
+                    let mut guards = Vec::new();
+                    loop {
+                        match redlock.lock(format!("{task}:{}", guards.len())).await {
+                            Ok(guard) => guards.push(guard),
+                            Err(error) => return (error.kind(), guards),
+                        }
+                        begun.try_send(()).unwrap_or_default();
+                    }
+                })
+            })
+            .collect();
+        beginnings.recv().await.unwrap();
+        assert_eq!(redlock.close(SOON).await.unreleased, 0);
+        assert_eq!(fleet.total_keys().await, 0);
+        for task in join_all(tasks).await {
+            let (kind, guards) = task.unwrap();
+            assert_eq!(kind, ErrorKind::Closed);
+            assert!(guards.iter().all(|guard| guard.is_lost()));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
