@@ -1,8 +1,8 @@
 //! What the tests of redlock stand on: real Redis servers that can be killed, paused and cut off,
 //! servers that only pretend to be Redis, and a checker that knows when two held the same lock.
 //!
-//! Nothing here knows the crates under test but the contender, a process of its own. A piece that cannot do its work panics and says why:
-//! in a test there is nobody to hand an error to.
+//! What judges the crates under test knows nothing of them. A piece that cannot do its work panics
+//! and says why: in a test there is nobody to hand an error to.
 #![allow(
     clippy::expect_used,
     clippy::missing_panics_doc,
@@ -26,4 +26,4 @@ pub use fleet::Fleet;
 pub use proxy::Proxy;
 pub use server::{RedisServer, ServerOptions, StartError};
 pub use tls::Certificates;
-pub use wait::{Answer, eventually};
+pub use wait::{Answer, all_vote, eventually};

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
+use redlock_core::{NodeAnswer, Redlock};
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// The pause between two looks. Short, so that a test is as fast as what it waits for.
@@ -50,6 +51,18 @@ pub async fn eventually<P: Answer>(
         }
         sleep(INTERVAL).await;
     }
+}
+
+/// Waits until every node of the key's group answers, so that none is missing later for no other
+/// reason than that it was not connected yet.
+pub async fn all_vote(redlock: &Redlock) {
+    eventually(Duration::from_secs(20), "every node to vote", async || {
+        let nodes = redlock.inspect("nobody locks this").await;
+        let nodes = nodes.map_err(|error| error.to_string())?.nodes;
+        let silent = nodes.into_iter().find(|node| node.answer != NodeAnswer::NotHeld);
+        silent.map_or(Ok(()), |node| Err(node.to_string()))
+    })
+    .await;
 }
 
 /// What a probe of [`eventually`] may return.

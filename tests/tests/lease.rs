@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use redlock_core::{Config, ErrorKind, LostReason, NodeAnswer, Redlock, Released, Renew};
-use redlock_tests::{Fleet, Proxy, eventually};
+use redlock_core::{Config, ErrorKind, LostReason, Redlock, Released, Renew};
+use redlock_tests::{Fleet, Proxy, all_vote, eventually};
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -20,12 +20,7 @@ fn redlock<S: AsRef<str>>(urls: &[S], label: &str) -> Redlock {
 
 async fn on(fleet: &Fleet) -> Redlock {
     let redlock = redlock(&fleet.urls(), "lease");
-    eventually(SOON, "every node to vote", async || {
-        let nodes = redlock.inspect("warm-up").await.map_err(|error| error.to_string())?.nodes;
-        let silent = nodes.into_iter().find(|node| node.answer != NodeAnswer::NotHeld);
-        silent.map_or(Ok(()), |node| Err(node.to_string()))
-    })
-    .await;
+    all_vote(&redlock).await;
     redlock
 }
 
@@ -140,6 +135,22 @@ async fn a_renewed_lease_outlives_its_ttl_until_max_hold() {
     let (next, acquired) = waiting.await.unwrap();
     assert!(acquired >= start + max_hold, "acquired by another after {:?}", acquired - start);
     next.release().await;
+    fleet.eventually_empty(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_ends_at_max_hold_however_long_its_ttl_is() {
+    let fleet = Fleet::start(3).await;
+    let redlock = on(&fleet).await;
+    let max_hold = Duration::from_millis(500);
+    let guard = redlock.lock("k").max_hold(max_hold).await.unwrap();
+    assert!(guard.remaining() <= max_hold);
+    // It is lost already if this machine was slow.
+    if let Ok(validity) = guard.extend(TTL).await {
+        assert!(validity <= max_hold);
+    }
+    assert_eq!(timeout(SOON, guard.lost()).await.unwrap(), LostReason::MaxHold);
+    assert_eq!(guard.release().await, Released::AlreadyExpired);
     fleet.eventually_empty(SOON).await;
 }
 

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use redlock_core::{Config, ErrorKind, NodeAnswer, Redlock, Released};
-use redlock_tests::{Fleet, Proxy, eventually};
+use redlock_tests::{Fleet, Proxy, all_vote, eventually};
 use tokio::time::timeout;
 
 /// Far longer than anything takes, so that whoever waits for a deadline is found out.
@@ -88,22 +88,10 @@ impl Servers {
     }
 }
 
-/// All nodes vote, so that none is missing for another reason than its trouble.
-async fn warm_up(redlock: &Redlock) {
-    eventually(SOON, "every node to vote", async || {
-        let inspection = redlock.inspect("warm-up").await.map_err(|error| error.to_string())?;
-        match inspection.nodes.iter().find(|node| node.answer != NodeAnswer::NotHeld) {
-            None => Ok(()),
-            Some(node) => Err(node.to_string()),
-        }
-    })
-    .await;
-}
-
 async fn a_minority_in_trouble_is_not_noticed(n: usize, bad: usize, trouble: Trouble) {
     let servers = Servers::start(n).await;
     let redlock = servers.redlock();
-    warm_up(&redlock).await;
+    all_vote(&redlock).await;
     for node in 0..bad {
         servers.afflict(node, trouble).await;
     }
@@ -144,7 +132,7 @@ async fn two_of_five_may_be_killed_hung_or_refusing() {
 async fn without_a_majority_it_is_unavailable_and_then_back(trouble: Trouble) {
     let servers = Servers::start(3).await;
     let redlock = servers.redlock();
-    warm_up(&redlock).await;
+    all_vote(&redlock).await;
     for node in [0, 2] {
         servers.afflict(node, trouble).await;
     }
@@ -201,7 +189,7 @@ async fn with_two_of_three_refusing_it_is_unavailable_and_back_within_a_second()
 async fn who_may_wait_gets_the_lock_when_the_servers_are_back() {
     let servers = Servers::start(3).await;
     let redlock = servers.redlock();
-    warm_up(&redlock).await;
+    all_vote(&redlock).await;
     servers.fleet.kill(0);
     servers.fleet.kill(1);
     let waiting = tokio::spawn(redlock.lock("order").wait(SOON).into_future());

@@ -6,8 +6,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redlock_core::{Config, ConfigBuilder, ErrorKind, NodeAnswer, Redlock};
-use redlock_tests::{Fleet, Proxy, eventually};
+use redlock_core::{Config, ConfigBuilder, ErrorKind, Redlock};
+use redlock_tests::{Fleet, Proxy, all_vote, eventually};
 use tokio::time::timeout;
 
 /// Longer than any test: a key that goes away was deleted, it did not expire.
@@ -27,14 +27,7 @@ fn redlock<S: AsRef<str>>(urls: &[S]) -> Redlock {
 /// Connected to every server, so that the next command is sent at once.
 async fn connected<S: AsRef<str>>(urls: &[S]) -> Redlock {
     let redlock = redlock(urls);
-    eventually(SOON, "every node to vote", async || {
-        let nodes = redlock.inspect("warm-up").await.map_err(|error| error.to_string())?.nodes;
-        match nodes.iter().find(|node| node.answer != NodeAnswer::NotHeld) {
-            None => Ok(()),
-            Some(node) => Err(node.to_string()),
-        }
-    })
-    .await;
+    all_vote(&redlock).await;
     redlock
 }
 

@@ -11,7 +11,7 @@ use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
 use axum::{Extension, Router};
 use http::{Method, Request, StatusCode};
-use redlock_core::{Key, Redlock};
+use redlock_core::{Config, Key, Redlock};
 use serde::Deserialize;
 use support::{Gate, problem, send};
 use tower_redlock::{
@@ -69,7 +69,8 @@ async fn a_second_request_with_the_key_of_a_running_one_is_answered_423() {
 #[tokio::test]
 async fn other_keys_run_at_once() {
     let gate = Gate::default();
-    let layer = keyed(&Redlock::in_memory());
+    let config = Config::memory().build().unwrap();
+    let layer = RedlockLayer::new(config, key::header("idempotency-key"));
     let app = Router::new().route("/", post(gate.handler())).layer(layer);
     let requests = ["a", "b", "c"].map(|key| tokio::spawn(send(app.clone(), with_key("/", key))));
     for _ in &requests {
