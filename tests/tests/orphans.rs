@@ -87,7 +87,7 @@ async fn a_future_dropped_at_every_await_point() {
     for (times, ended) in ended.await {
         ready[times] += usize::from(ended);
     }
-    assert_eq!(ready[1], 0, "nothing is known before a server has answered");
+    assert!(ready[1] < 10, "hardly ever has a server answered before the first await: {ready:?}");
     assert!(ready[10] > 10, "what is polled often enough ends: {ready:?}");
     taken.release().await;
     assert_eq!(redlock.close(SOON).await.unreleased, 0);
@@ -107,7 +107,8 @@ async fn a_future_dropped_at_any_time_while_it_is_contended() {
             for _ in 0..100 {
                 let locking = redlock.lock(format!("key:{}", fastrand::u8(..12))).wait(SOON);
                 let cycle = async { locking.await.unwrap().release().await };
-                let patience = Duration::from_micros(fastrand::u64(..4_000));
+                // From 32 µs to a quarter of a second: some are in the middle on any machine.
+                let patience = Duration::from_micros(1 << fastrand::u32(5..=18));
                 dropped += u32::from(timeout(patience, cycle).await.is_err());
             }
             dropped

@@ -2,7 +2,7 @@
 //!
 //! Its timers depend on no I/O: the end of a lease is announced whether or not a server answers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -24,7 +24,6 @@ pub(crate) struct Keeper {
 #[derive(Debug)]
 struct Schedule {
     by_time: BTreeMap<(Moment, u64), Arc<Tenancy>>,
-    timers: HashMap<u64, Moment>,
     /// When the task will look at the schedule next.
     next_look: Moment,
     driven: bool,
@@ -42,7 +41,6 @@ impl Keeper {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         let schedule = Schedule {
             by_time: BTreeMap::new(),
-            timers: HashMap::new(),
             next_look: Moment::NEVER,
             driven: false,
             closed: false,
@@ -53,7 +51,7 @@ impl Keeper {
     /// Looks after a lease from now on, or after its timer has changed.
     pub(crate) fn watch(self: &Arc<Self>, tenancy: &Arc<Tenancy>) {
         let mut schedule = self.schedule.lock();
-        schedule.remove(tenancy.id);
+        schedule.remove(tenancy);
         let Some(due) = tenancy.tenure.lock().next_timer() else { return };
         schedule.insert(due, Arc::clone(tenancy));
         if due < schedule.next_look {
@@ -69,7 +67,7 @@ impl Keeper {
     }
 
     pub(crate) fn forget(&self, tenancy: &Tenancy) {
-        let forgotten = self.schedule.lock().remove(tenancy.id);
+        let forgotten = self.schedule.lock().remove(tenancy);
         drop(forgotten);
     }
 
@@ -97,7 +95,7 @@ impl Keeper {
             && first.key().0 <= now
         {
             let tenancy = first.remove();
-            schedule.timers.remove(&tenancy.id);
+            tenancy.timer.lock().take();
             let (now_due, next_timer) = {
                 let mut tenure = tenancy.tenure.lock();
                 (tenure.due(now), tenure.next_timer())
@@ -115,13 +113,13 @@ impl Keeper {
 
 impl Schedule {
     fn insert(&mut self, due: Moment, tenancy: Arc<Tenancy>) {
-        self.timers.insert(tenancy.id, due);
+        *tenancy.timer.lock() = Some(due);
         self.by_time.insert((due, tenancy.id), tenancy);
     }
 
-    fn remove(&mut self, id: u64) -> Option<Arc<Tenancy>> {
-        let due = self.timers.remove(&id)?;
-        self.by_time.remove(&(due, id))
+    fn remove(&mut self, tenancy: &Tenancy) -> Option<Arc<Tenancy>> {
+        let due = tenancy.timer.lock().take()?;
+        self.by_time.remove(&(due, tenancy.id))
     }
 }
 

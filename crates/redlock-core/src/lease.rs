@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::clock::Moment;
 use crate::error::LockError;
 use crate::group::{Group, Round};
 use crate::key::Key;
@@ -51,6 +52,8 @@ pub(crate) struct Tenancy {
     pub(crate) tenure: Mutex<Tenure>,
     pub(crate) turn: Mutex<Option<Turn>>,
     pub(crate) lost: Latch,
+    /// When the keeper will look at it next. The keeper's own.
+    pub(crate) timer: Mutex<Option<Moment>>,
 }
 
 impl Lease {

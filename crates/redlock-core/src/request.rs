@@ -255,11 +255,12 @@ impl Request {
 }
 
 async fn or_closed<F: Future>(closing: &Latch, future: F) -> Result<F::Output, LockError> {
-    tokio::select! {
+    let output = tokio::select! {
         biased;
-        () = closing.raised() => Err(LockError::closed()),
-        output = future => Ok(output),
-    }
+        output = future => Some(output),
+        () = closing.raised() => None,
+    };
+    output.filter(|_| !closing.is_raised()).ok_or_else(LockError::closed)
 }
 
 /// An attempt that is not decided yet, or not won. Dropping it releases the key wherever it may
@@ -325,6 +326,7 @@ impl<'r> Pending<'r> {
             tenure: Mutex::new(tenure),
             turn: Mutex::default(),
             lost: Latch::default(),
+            timer: Mutex::default(),
         })
     }
 }
