@@ -29,6 +29,10 @@ use crate::protocol::quorum::NodeAnswer;
 /// Commands in one pipeline; more would only delay the answer to the first.
 const MAX_BATCH: usize = 512;
 
+/// Turns of the scheduler to wait for more commands. Of 1 to 5, three gave the most cycles per
+/// second with 64 tasks; a task alone does not feel them.
+const TURNS_TO_GATHER: usize = 3;
+
 /// Batches on the way at once where the network is slow enough for that to pay.
 const MAX_WINDOW: usize = 8;
 
@@ -190,7 +194,9 @@ async fn exchange(lane: &Lane, connection: &Connection, pace: &mut Pace) -> Resu
     let failure = loop {
         // Those who were just answered may have more to send: let them, it makes for fewer and
         // larger batches.
-        yield_now().await;
+        for _ in 0..TURNS_TO_GATHER {
+            yield_now().await;
+        }
         while in_flight.len() < pace.window() {
             let commands = lane.mailbox.take(MAX_BATCH);
             if commands.is_empty() {
