@@ -4,7 +4,8 @@ CREATE TABLE accounts (
 ) STRICT;
 
 -- A payment that was asked for. It is written before anybody is charged, and finished together
--- with the charge: one that has no status was cut off and is taken up again by the next retry.
+-- with the charge. One that has no status is in progress, or was cut off and is taken up again by
+-- the next retry; its money is put aside so long.
 CREATE TABLE payments (
     id              TEXT    NOT NULL PRIMARY KEY,
     tenant          TEXT    NOT NULL,
@@ -16,6 +17,8 @@ CREATE TABLE payments (
     UNIQUE (tenant, idempotency_key),
     CHECK ((status IS NULL) = (response IS NULL))
 ) STRICT;
+
+CREATE INDEX payments_in_progress ON payments (account) WHERE status IS NULL;
 
 CREATE TABLE ledger (
     entry        INTEGER NOT NULL PRIMARY KEY,

@@ -17,13 +17,17 @@ mod provider;
 mod settings;
 mod store;
 
+use std::time::Duration;
+
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{Method, StatusCode};
+use axum::middleware::map_response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use redlock_core::Redlock;
 use serde_json::{Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_http::trace::TraceLayer;
 use tower_redlock::{Detached, Disconnect, RedlockLayer};
 
@@ -32,6 +36,9 @@ pub use crate::settings::{Settings, SettingsError};
 pub use crate::store::Store;
 
 const MAX_BODY: usize = 64 * 1024;
+
+/// A client that stops in the middle of its request must not keep a lock.
+const MAX_BODY_PAUSE: Duration = Duration::from_secs(10);
 
 /// What the handlers work with.
 #[derive(Clone, Debug)]
@@ -62,7 +69,9 @@ pub fn app(app: App) -> (Router, Detached) {
         .route("/accounts/{id}/withdrawals", post(accounts::withdraw).layer(one_per_account))
         .route("/healthz", get(health))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(RequestBodyTimeoutLayer::new(MAX_BODY_PAUSE))
         .layer(CatchPanicLayer::new())
+        .layer(map_response(problem::instead_of_text))
         .layer(TraceLayer::new_for_http())
         .with_state(app);
     (router, detached)

@@ -1,21 +1,21 @@
 //! `cargo run -p payments`: serves payments on 127.0.0.1:3000.
 
 use std::error::Error;
+use std::io;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use payments::{App, Provider, Settings, Store, app};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
-
-/// How long a payment may take to finish when the service is asked to stop.
-const GRACE: Duration = Duration::from_secs(30);
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
     match serve().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -56,17 +56,29 @@ async fn serve() -> Result<(), Box<dyn Error>> {
 
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        println!("payments: finishing what has begun");
-    };
+    let (stop, stopping) = oneshot::channel::<()>();
+    let server = axum::serve(listener, router)
+        .with_graceful_shutdown(async { stopping.await.unwrap_or_default() });
+    let mut server = pin!(server.into_future());
+    tokio::select! {
+        ended = &mut server => return Ok(ended?),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    println!("payments: finishing what has begun");
+    stop.send(()).unwrap_or_default();
     // Requests first, then payments whose client is gone, then the locks, then the store.
-    axum::serve(listener, router).with_graceful_shutdown(stop).await?;
-    if tokio::time::timeout(GRACE, detached.finished()).await.is_err() {
-        tracing::warn!(left = detached.len(), "payments were cut off; a retry will take them up");
+    let finished = async {
+        server.await?;
+        detached.finished().await;
+        Ok::<_, io::Error>(())
+    };
+    match tokio::time::timeout(settings.grace, finished).await {
+        Ok(finished) => finished?,
+        Err(_) => tracing::warn!(
+            payments = detached.len(),
+            "what did not finish in time is cut off; a retry will take it up"
+        ),
     }
     redlock.close(Duration::from_secs(2)).await;
     store.close().await;

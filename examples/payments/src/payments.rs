@@ -44,9 +44,12 @@ pub(crate) async fn pay(
     let payment: NewPayment = parse(body)?;
     check_amount(payment.amount_cents)?;
 
-    let payment_id = match app.store.begin(&key, &payment).await? {
+    let refused = Problem::insufficient_funds(&payment.account);
+    let refusal = Answer { status: refused.status(), body: refused.body() };
+    let payment_id = match app.store.begin(&key, &payment, &refusal).await? {
         Begun::InProgress { payment_id } => payment_id,
         Begun::Finished(answer) => return Ok(replay(answer)),
+        Begun::Refused => return Err(refused),
         Begun::OtherPayment => {
             let detail = "this Idempotency-Key was used for another payment";
             return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
@@ -62,15 +65,8 @@ pub(crate) async fn pay(
         "status": "charged",
     });
     let charged = Answer { status: StatusCode::CREATED, body: charged.to_string() };
-    if app.store.charge(&payment_id, &payment, &charged).await? {
-        return Ok(respond(charged));
-    }
-
-    app.provider.cancel(&payment_id).await;
-    let refused = Problem::insufficient_funds(&payment.account);
-    let refused = Answer { status: refused.status(), body: refused.body() };
-    app.store.refuse(&payment_id, &refused).await?;
-    Ok(respond(refused))
+    app.store.finish(&payment_id, &payment, &charged).await?;
+    Ok(respond(charged))
 }
 
 pub(crate) async fn show(

@@ -1,8 +1,8 @@
 //! Errors as the client sees them: RFC 9457 problems.
 
-use axum::body::Bytes;
+use axum::body::{Bytes, to_bytes};
 use axum::extract::rejection::BytesRejection;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
@@ -16,6 +16,9 @@ pub(crate) struct Problem {
 }
 
 pub(crate) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+/// Longer than any text that axum answers with.
+const MAX_TEXT: usize = 4096;
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
@@ -58,6 +61,26 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         (self.status, [(CONTENT_TYPE, PROBLEM_JSON)], self.body()).into_response()
     }
+}
+
+/// Gives what axum itself answers the form of our problems: no such route, no such method, a path
+/// that is not UTF-8, a panic.
+pub(crate) async fn instead_of_text(response: Response) -> Response {
+    let status = response.status();
+    let text = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/");
+    let failed = status.is_client_error() || status.is_server_error();
+    if !failed || !response.headers().get(CONTENT_TYPE).is_none_or(text) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let text = to_bytes(body, MAX_TEXT).await.unwrap_or_default();
+    let detail = match String::from_utf8_lossy(&text).into_owned() {
+        empty if empty.is_empty() => "this service has nothing to say to that".into(),
+        text => text,
+    };
+    parts.headers.remove(CONTENT_LENGTH);
+    parts.headers.insert(CONTENT_TYPE, PROBLEM_JSON);
+    Response::from_parts(parts, Problem::new(status, detail).body().into())
 }
 
 /// Reads a JSON body, whatever type it is declared as: `curl -d` declares a form.

@@ -13,22 +13,22 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// A provider that takes `delay` for everything.
+    /// A provider that takes `delay` for each charge.
     #[must_use]
     pub fn new(delay: Duration) -> Self {
         Self { delay, charged: Arc::default() }
+    }
+
+    /// How many payments were charged.
+    #[must_use]
+    pub fn charges(&self) -> usize {
+        self.charged().len()
     }
 
     /// Charges the payment unless that was done before.
     pub(crate) async fn charge(&self, payment_id: &str) {
         tokio::time::sleep(self.delay).await;
         self.charged().insert(payment_id.into());
-    }
-
-    /// Takes a charge back.
-    pub(crate) async fn cancel(&self, payment_id: &str) {
-        tokio::time::sleep(self.delay).await;
-        self.charged().remove(payment_id);
     }
 
     fn charged(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {

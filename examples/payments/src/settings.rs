@@ -19,6 +19,9 @@ pub struct Settings {
     pub servers: Option<Config>,
     /// `PAYMENTS_PROVIDER_DELAY`, 50ms unless set.
     pub provider_delay: Duration,
+    /// `PAYMENTS_GRACE`, 30s unless set: how long what has begun may take to finish when the
+    /// service is asked to stop.
+    pub grace: Duration,
 }
 
 /// A setting that can't be used.
@@ -30,7 +33,7 @@ pub enum SettingsError {
     Unreadable {
         /// The variable.
         variable: &'static str,
-        /// What it is set to.
+        /// What it is set to, without a password.
         value: String,
         /// What is wrong with that.
         reason: String,
@@ -58,12 +61,14 @@ impl Settings {
                 if !value.starts_with("sqlite:") {
                     return Err("payments are kept in SQLite".into());
                 }
+                if has_user(value) {
+                    return Err("SQLite knows no users, only a file".into());
+                }
                 value.parse().map_err(|error: sqlx::Error| error.to_string())
             })?,
             servers: servers.map(|_| Config::from_env()).transpose()?,
-            provider_delay: read("PAYMENTS_PROVIDER_DELAY", "50ms", |value| {
-                humantime::parse_duration(value).map_err(|error| error.to_string())
-            })?,
+            provider_delay: read("PAYMENTS_PROVIDER_DELAY", "50ms", duration)?,
+            grace: read("PAYMENTS_GRACE", "30s", duration)?,
         })
     }
 
@@ -87,8 +92,29 @@ fn read<T>(
     };
     parse(&value).map_err(|reason| SettingsError::Unreadable {
         variable,
-        value,
+        value: without_password(&value),
         reason,
         example: default,
     })
+}
+
+fn duration(value: &str) -> Result<Duration, String> {
+    humantime::parse_duration(value).map_err(|error| error.to_string())
+}
+
+fn has_user(url: &str) -> bool {
+    let authority = url.split_once("://").and_then(|(_, rest)| rest.split('/').next());
+    authority.is_some_and(|authority| authority.contains('@'))
+}
+
+/// Databases other than ours have a password in their URL, and an error is written to a log.
+fn without_password(value: &str) -> String {
+    let value = match (value.split_once("://"), value.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}"),
+        _ => value.to_owned(),
+    };
+    match value.split_once('?') {
+        Some((url, _)) => format!("{url}?…"),
+        None => value,
+    }
 }

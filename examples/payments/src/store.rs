@@ -36,6 +36,8 @@ pub(crate) enum Begun {
         payment_id: String,
     },
     Finished(Answer),
+    /// There is not enough money for it, and that was noted.
+    Refused,
     /// The key belongs to another payment.
     OtherPayment,
     NoAccount,
@@ -75,11 +77,13 @@ impl Store {
         query("SELECT 1").execute(&self.pool).await.map(|_| ())
     }
 
-    /// Notes a payment before anything is done about it.
+    /// Notes a payment, and with it puts its money aside, before anything is done about it. If
+    /// there is too little money, `refusal` is noted as the answer.
     pub(crate) async fn begin(
         &self,
         IdempotencyKey { tenant, key }: &IdempotencyKey,
         payment: &NewPayment,
+        refusal: &Answer,
     ) -> Result<Begun, sqlx::Error> {
         type Row = (String, String, i64, Option<u16>, Option<String>);
         let mut transaction = self.pool.begin_with(WRITE).await?;
@@ -101,59 +105,60 @@ impl Store {
                 None => Begun::InProgress { payment_id },
             });
         }
-        if account(&mut transaction, &payment.account).await?.is_none() {
+        let Some(available) = available(&mut transaction, &payment.account).await? else {
             return Ok(Begun::NoAccount);
-        }
+        };
+        let refused = (available < payment.amount_cents).then_some(refusal);
         let payment_id = format!("pay_{}", Uuid::now_v7().simple());
         query(
-            "INSERT INTO payments (id, tenant, idempotency_key, account, amount_cents)
-             VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO payments
+             (id, tenant, idempotency_key, account, amount_cents, status, response)
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(&payment_id)
         .bind(tenant)
         .bind(key)
         .bind(&payment.account)
         .bind(payment.amount_cents)
+        .bind(refused.map(|answer| answer.status.as_u16()))
+        .bind(refused.map(|answer| &answer.body))
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
-        Ok(Begun::InProgress { payment_id })
+        Ok(if refused.is_some() { Begun::Refused } else { Begun::InProgress { payment_id } })
     }
 
-    /// Books a payment and keeps its answer, both or neither. `false`: the balance is too low.
-    pub(crate) async fn charge(
+    /// Books a payment and keeps its answer, both or neither. Nothing happens if that was done
+    /// by somebody who was faster, as can be when a lock was lost: their answer is the same.
+    pub(crate) async fn finish(
         &self,
         payment_id: &str,
-        payment: &NewPayment,
-        answer: &Answer,
-    ) -> Result<bool, sqlx::Error> {
-        let mut transaction = self.pool.begin_with(WRITE).await?;
-        let NewPayment { account, amount_cents } = payment;
-        if !book(&mut transaction, account, *amount_cents, Some(payment_id)).await? {
-            return Ok(false);
-        }
-        finish(&mut transaction, payment_id, answer).await?;
-        transaction.commit().await?;
-        Ok(true)
-    }
-
-    /// Keeps the answer of a payment that is not charged.
-    pub(crate) async fn refuse(
-        &self,
-        payment_id: &str,
+        NewPayment { account, amount_cents }: &NewPayment,
         answer: &Answer,
     ) -> Result<(), sqlx::Error> {
         let mut transaction = self.pool.begin_with(WRITE).await?;
-        finish(&mut transaction, payment_id, answer).await?;
+        let finished =
+            query("UPDATE payments SET status = ?, response = ? WHERE id = ? AND status IS NULL")
+                .bind(answer.status.as_u16())
+                .bind(&answer.body)
+                .bind(payment_id)
+                .execute(&mut *transaction)
+                .await?;
+        if finished.rows_affected() == 1 {
+            book(&mut transaction, account, *amount_cents, Some(payment_id)).await?;
+        }
         transaction.commit().await
     }
 
     /// Books a withdrawal. `false`: the balance is too low, or there is no such account.
     pub(crate) async fn withdraw(&self, id: &str, amount_cents: i64) -> Result<bool, sqlx::Error> {
         let mut transaction = self.pool.begin_with(WRITE).await?;
-        let booked = book(&mut transaction, id, amount_cents, None).await?;
+        if available(&mut transaction, id).await?.is_none_or(|available| available < amount_cents) {
+            return Ok(false);
+        }
+        book(&mut transaction, id, amount_cents, None).await?;
         transaction.commit().await?;
-        Ok(booked)
+        Ok(true)
     }
 
     pub(crate) async fn account(&self, id: &str) -> Result<Option<Account>, sqlx::Error> {
@@ -197,44 +202,37 @@ async fn account(
     Ok(Some(Account { account: id.into(), balance_cents, charges }))
 }
 
+/// What can be spent: the balance without what payments in progress have put aside.
+async fn available(
+    connection: &mut SqliteConnection,
+    account: &str,
+) -> Result<Option<i64>, sqlx::Error> {
+    query_scalar(
+        "SELECT balance_cents - (SELECT coalesce(sum(amount_cents), 0) FROM payments
+                                 WHERE account = accounts.id AND status IS NULL)
+         FROM accounts WHERE id = ?",
+    )
+    .bind(account)
+    .fetch_optional(connection)
+    .await
+}
+
 async fn book(
     connection: &mut SqliteConnection,
     account: &str,
     amount_cents: i64,
     payment_id: Option<&str>,
-) -> Result<bool, sqlx::Error> {
-    let taken = query(
-        "UPDATE accounts SET balance_cents = balance_cents - ?1
-         WHERE id = ?2 AND balance_cents >= ?1",
-    )
-    .bind(amount_cents)
-    .bind(account)
-    .execute(&mut *connection)
-    .await?;
-    if taken.rows_affected() == 0 {
-        return Ok(false);
-    }
+) -> Result<(), sqlx::Error> {
+    query("UPDATE accounts SET balance_cents = balance_cents - ? WHERE id = ?")
+        .bind(amount_cents)
+        .bind(account)
+        .execute(&mut *connection)
+        .await?;
     query("INSERT INTO ledger (account, amount_cents, payment) VALUES (?, ?, ?)")
         .bind(account)
         .bind(-amount_cents)
         .bind(payment_id)
         .execute(connection)
         .await?;
-    Ok(true)
-}
-
-async fn finish(
-    connection: &mut SqliteConnection,
-    payment_id: &str,
-    answer: &Answer,
-) -> Result<(), sqlx::Error> {
-    // Not the answer of somebody who was faster: then nothing of this transaction may stand.
-    let finished =
-        query("UPDATE payments SET status = ?, response = ? WHERE id = ? AND status IS NULL")
-            .bind(answer.status.as_u16())
-            .bind(&answer.body)
-            .bind(payment_id)
-            .execute(connection)
-            .await?;
-    if finished.rows_affected() == 0 { Err(sqlx::Error::RowNotFound) } else { Ok(()) }
+    Ok(())
 }

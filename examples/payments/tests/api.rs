@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use http_body_util::BodyExt;
-use payments::{App, Provider, Store, app};
+use payments::{App, Provider, Store};
 use redlock_core::Redlock;
 use redlock_tests::eventually;
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ use tower_redlock::Detached;
 const SOON: Duration = Duration::from_secs(20);
 
 struct Service {
+    app: App,
     router: Router,
     detached: Detached,
     directory: TempDir,
@@ -28,12 +29,13 @@ type Answer = (u16, axum::http::HeaderMap, Bytes);
 impl Service {
     async fn start(provider_delay: Duration) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let (router, detached) = app(App {
+        let app = App {
             store: Store::open(database(&directory)).await.unwrap(),
             provider: Provider::new(provider_delay),
             redlock: Redlock::in_memory(),
-        });
-        Self { router, detached, directory }
+        };
+        let (router, detached) = payments::app(app.clone());
+        Self { app, router, detached, directory }
     }
 
     async fn send(&self, request: axum::http::request::Builder, body: impl Into<Body>) -> Answer {
@@ -189,4 +191,66 @@ async fn withdrawals_take_what_there_is() {
     assert_eq!(withdraw("mallory", r#"{"amount_cents":1}"#).await, 404);
     assert_eq!(service.balance("alice").await, (40_000, 0));
     assert_eq!(service.get("/healthz").await.0, 200);
+}
+
+#[tokio::test]
+async fn without_any_lock_the_record_alone_keeps_a_payment_from_being_charged_twice() {
+    let one = Service::start(Duration::from_millis(300)).await;
+    // Locks that know nothing of the others: what a process has that was paused for too long.
+    let app = App { redlock: Redlock::in_memory(), ..one.app.clone() };
+    let two = Service { router: payments::app(app).0, ..Service::start(Duration::ZERO).await };
+    for (key, amount, charges) in [("some", 10, 1), ("all", 99_990, 2)] {
+        let (first, second) =
+            tokio::join!(one.pay(key, "alice", amount), two.pay(key, "alice", amount));
+        assert_eq!((first.0, second.0), (201, 201));
+        assert_eq!(first.2, second.2);
+        assert!(!second.1.contains_key("idempotent-replayed"), "both were at it");
+        assert_eq!(one.app.provider.charges(), charges);
+    }
+    assert_eq!(one.balance("alice").await, (0, 2));
+}
+
+#[tokio::test]
+async fn the_money_of_a_payment_in_progress_is_put_aside() {
+    let service = Service::start(Duration::from_millis(500)).await;
+    let withdraw = async || {
+        let request = axum::http::Request::post("/accounts/alice/withdrawals");
+        service.send(request, r#"{"amount_cents":1}"#).await.0
+    };
+    let (paid, (other, withdrawn)) = tokio::join!(service.pay("k", "alice", 100_000), async {
+        eventually(SOON, "the first is begun", async || withdraw().await == 402).await;
+        (service.pay("other", "alice", 1).await.0, service.balance("alice").await)
+    });
+    assert_eq!((paid.0, other, withdrawn), (201, 402, (100_000, 0)));
+    assert_eq!(service.balance("alice").await, (0, 1));
+}
+
+#[tokio::test]
+async fn what_axum_answers_is_a_problem_too() {
+    let service = Service::start(Duration::ZERO).await;
+    for (status, method, path) in [
+        (404, "GET", "/nowhere"),
+        (405, "DELETE", "/payments"),
+        (400, "GET", "/accounts/%FF"),
+        (400, "POST", "/accounts/%FF/withdrawals"),
+    ] {
+        let request = axum::http::Request::builder().method(method).uri(path);
+        let (answered, headers, body) = service.send(request, Body::empty()).await;
+        assert_eq!(answered, status, "{path}");
+        assert_eq!(headers["content-type"], "application/problem+json", "{path}");
+        let problem: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(problem["status"], status, "{path}");
+        assert_eq!(headers.contains_key("allow"), status == 405);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_stops_in_the_middle_of_its_body_is_refused() {
+    let service = Service::start(Duration::ZERO).await;
+    tokio::time::pause();
+    let request = axum::http::Request::post("/payments").header("idempotency-key", "k");
+    let silent = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+    let (status, headers, _) = service.send(request, Body::from_stream(silent)).await;
+    assert_eq!(status, 400);
+    assert_eq!(headers["content-type"], "application/problem+json");
 }

@@ -1,7 +1,8 @@
 //! The service as people run it: a process, its environment, real requests, real Redis.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -186,6 +187,7 @@ fn a_bad_setting_is_named_with_its_value_and_the_fix() {
     for (variable, value, fix) in [
         ("PAYMENTS_ADDR", "localhost", "127.0.0.1:3000"),
         ("PAYMENTS_PROVIDER_DELAY", "fast", "50ms"),
+        ("PAYMENTS_GRACE", "long", "30s"),
         ("DATABASE_URL", "postgres://db", "sqlite://payments.db"),
         ("DATABASE_URL", "sqlite:///no/such/directory.db", "can be written"),
         ("REDLOCK_SERVERS", "redis://a,redis://b", "name 1 or 3"),
@@ -199,4 +201,37 @@ fn a_bad_setting_is_named_with_its_value_and_the_fix() {
         let shown = value.trim_start_matches("sqlite://");
         assert!(variable == "REDLOCK_SERVERS" || said.contains(shown), "{said}");
     }
+}
+
+#[test]
+fn a_password_in_a_setting_is_not_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    for (variable, value) in [
+        ("DATABASE_URL", "postgres://pay:s3cret@db.example/pay"),
+        ("DATABASE_URL", "postgres://pay:s3/cr@s3cret@db.example/pay?password=s3cret"),
+        ("DATABASE_URL", "sqlite://pay:s3cret@db.example/pay"),
+        ("REDLOCK_SERVERS", "redis://:s3cret@a,redis://:s3cret@b"),
+        ("REDLOCK_SERVERS", "redis://:s3cret@a:port"),
+    ] {
+        let output = command(directory.path()).env(variable, value).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(variable) && !said.contains("s3cret"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_client_that_stalls() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut service, _) = Service::start(command(directory.path()).env("PAYMENTS_GRACE", "200ms"));
+    let address = service.url.strip_prefix("http://").unwrap();
+    let mut stalled = TcpStream::connect(address).unwrap();
+    let head = "POST /payments HTTP/1.1\r\nhost: a\r\nidempotency-key: k\r\n\
+                content-length: 9\r\nexpect: 100-continue\r\n\r\n";
+    stalled.write_all(head.as_bytes()).unwrap();
+    let mut asked_for_body = [0; 12];
+    stalled.read_exact(&mut asked_for_body).unwrap();
+    assert_eq!(&asked_for_body, b"HTTP/1.1 100");
+    service.terminate();
+    assert!(service.ended().await.success());
 }
