@@ -12,9 +12,11 @@ use crate::contender::ours;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// What a lock may send or have a script call; the rest of the traffic is the bench's own.
-const LOCK_COMMANDS: [&str; 9] =
-    ["set", "evalsha", "eval", "get", "del", "pttl", "pexpire", "delex", "delifeq"];
+/// What is done to a key, by a client or by a script.
+const ON_KEYS: [&str; 7] = ["set", "get", "del", "pttl", "pexpire", "delex", "delifeq"];
+
+/// Calls of a script; one may serve many keys.
+const SCRIPT_CALLS: [&str; 2] = ["evalsha", "eval"];
 
 const TASKS: usize = 64;
 const CYCLES: usize = 50_000;
@@ -25,7 +27,11 @@ const DROPPED: usize = 1_000;
 pub(crate) struct Counters {
     pub(crate) cycles: usize,
     pub(crate) tasks: usize,
-    /// SET, EVALSHA and the script's GET and DEL, on each node.
+    /// SET, and the script's GET and DEL, on each node: what a lock can't do without.
+    pub(crate) key_commands_per_cycle: f64,
+    /// One per node for a lock that is alone; fewer where releases go together.
+    pub(crate) script_calls_per_cycle: f64,
+    /// Both together.
     pub(crate) commands_per_cycle: f64,
     /// How often the servers read from a socket: batching is what lowers it.
     pub(crate) server_reads_per_cycle: f64,
@@ -61,7 +67,9 @@ pub(crate) async fn count(fleet: &Fleet) -> Result<Counters> {
     Ok(Counters {
         cycles: CYCLES,
         tasks: TASKS,
-        commands_per_cycle: per_cycle(after.commands - before.commands),
+        key_commands_per_cycle: per_cycle(after.on_keys - before.on_keys),
+        script_calls_per_cycle: per_cycle(after.script_calls - before.script_calls),
+        commands_per_cycle: per_cycle(after.commands() - before.commands()),
         server_reads_per_cycle: per_cycle(after.reads - before.reads),
         orphans: fleet.total_keys().await,
     })
@@ -84,20 +92,28 @@ pub(crate) async fn drop_futures(fleet: &Fleet) -> Result<Dropped> {
 }
 
 /// What the servers have counted so far.
+#[derive(Default)]
 struct Totals {
-    commands: u64,
+    on_keys: u64,
+    script_calls: u64,
     reads: u64,
 }
 
 impl Totals {
     async fn of(fleet: &Fleet) -> Self {
-        let mut totals = Self { commands: 0, reads: 0 };
+        let mut totals = Self::default();
         for server in fleet.iter() {
             let calls = server.command_stats().await;
-            totals.commands +=
-                LOCK_COMMANDS.iter().filter_map(|name| calls.get(*name)).sum::<u64>();
+            let sum =
+                |names: &[&str]| names.iter().filter_map(|name| calls.get(*name)).sum::<u64>();
+            totals.on_keys += sum(&ON_KEYS);
+            totals.script_calls += sum(&SCRIPT_CALLS);
             totals.reads += server.reads_processed().await;
         }
         totals
+    }
+
+    fn commands(&self) -> u64 {
+        self.on_keys + self.script_calls
     }
 }

@@ -21,10 +21,14 @@ impl Report {
     /// What does not depend on the machine and is not as the algorithm says.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        let expected = 4.0 * self.nodes as f64;
-        let commands = self.counters.commands_per_cycle;
-        if (commands - expected).abs() > 0.005 {
-            faults.push(format!("{commands:.4} commands per cycle, not {expected:.2}"));
+        let nodes = self.nodes as f64;
+        let on_keys = self.counters.key_commands_per_cycle;
+        if (on_keys - 3.0 * nodes).abs() > 0.005 {
+            faults.push(format!("{on_keys:.4} commands on keys per cycle, not {:.2}", 3.0 * nodes));
+        }
+        let script_calls = self.counters.script_calls_per_cycle;
+        if script_calls > nodes {
+            faults.push(format!("{script_calls:.4} script calls per cycle, more than {nodes:.2}"));
         }
         for (orphans, of) in
             [(self.counters.orphans, "cycles"), (self.dropped.orphans, "dropped futures")]
@@ -51,10 +55,12 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "{} cycles of {} tasks: {:.2} commands and {:.2} server reads per cycle, {} orphans",
+            "{} cycles of {} tasks, per cycle: {:.2} commands on keys, {:.2} script calls and {:.2} \
+             server reads; {} orphans",
             counters.cycles,
             counters.tasks,
-            counters.commands_per_cycle,
+            counters.key_commands_per_cycle,
+            counters.script_calls_per_cycle,
             counters.server_reads_per_cycle,
             counters.orphans,
         )?;

@@ -5,23 +5,22 @@
 //! it undoes.
 
 use std::collections::VecDeque;
-use std::future::{poll_fn, ready};
-use std::pin::Pin;
+use std::iter::once;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bb8_redis::bb8::{Pool, PooledConnection};
-use bb8_redis::redis::{Pipeline, RedisError, RedisResult, Value};
+use bb8_redis::redis::{Pipeline, RedisError, RedisResult};
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Command;
+use super::batch::Batch;
 use super::connection::{Causes, Connection, ConnectionId, Manager};
 use super::mailbox::{Debt, Mailbox, Reopened};
-use super::wire::{Reply, ScriptBy, classify, encode, encode_release};
+use super::wire::{Reply, ScriptBy, classify_each, encode_releases};
 use crate::config::Backoff;
 use crate::latch::Latch;
 use crate::protocol::quorum::NodeAnswer;
@@ -173,15 +172,17 @@ impl Driver {
 }
 
 async fn pay(connection: &Connection, debts: &[Debt]) -> RedisResult<()> {
-    for by in [ScriptBy::Hash, ScriptBy::Source] {
-        let mut pipeline = Pipeline::with_capacity(debts.len());
-        for debt in debts {
-            encode_release(&mut pipeline, &debt.key, &debt.token, by);
+    let held = debts.iter().map(|debt| (&debt.key, debt.token.as_str()));
+    let mut together = Pipeline::new();
+    encode_releases(&mut together, held.clone(), ScriptBy::Hash);
+    let replies = connection.send(together, 1).await?;
+    let again = replies.into_iter().flat_map(|reply| classify_each(reply, debts.len()));
+    if again.into_iter().any(|reply| reply == Reply::Again) {
+        let mut singly = Pipeline::with_capacity(debts.len());
+        for one in held {
+            encode_releases(&mut singly, once(one), ScriptBy::Source);
         }
-        let replies = connection.send(pipeline, debts.len()).await?;
-        if !replies.into_iter().any(|reply| classify(reply) == Reply::NoScript) {
-            break;
-        }
+        connection.send(singly, debts.len()).await?;
     }
     Ok(())
 }
@@ -202,7 +203,8 @@ async fn exchange(lane: &Lane, connection: &Connection, pace: &mut Pace) -> Resu
             if commands.is_empty() {
                 break;
             }
-            in_flight.push_back(Batch::send(lane, connection, commands, ScriptBy::Hash).await);
+            in_flight
+                .push_back(Batch::send(&lane.mailbox, connection, commands, ScriptBy::Hash).await);
         }
         let window_open = in_flight.len() < pace.window();
         let Some(first) = in_flight.front_mut() else { return Ok(()) };
@@ -218,7 +220,7 @@ async fn exchange(lane: &Lane, connection: &Connection, pace: &mut Pace) -> Resu
                     match counted {
                         Ok(again) if again.is_empty() => {}
                         Ok(again) => {
-                            let again = Batch::send(lane, connection, again, ScriptBy::Source);
+                            let again = Batch::send(&lane.mailbox, connection, again, ScriptBy::Source);
                             in_flight.push_back(again.await);
                         }
                         Err(cause) => break Failure::Down(cause),
@@ -324,74 +326,6 @@ impl Lane {
                     self.trip(&format!("not connected within {:?}", self.deadline).into());
                 }
             }
-        }
-    }
-}
-
-/// Commands that went out as one pipeline. One that is dropped unanswered, by a failure or by
-/// the end of the runtime, is lost: its commands are answered and its releases become debts.
-struct Batch<'l> {
-    lane: &'l Lane,
-    commands: Vec<Command>,
-    sent: Instant,
-    replies: Pin<Box<dyn Future<Output = RedisResult<Vec<Value>>> + Send>>,
-    fate: NodeAnswer,
-}
-
-impl<'l> Batch<'l> {
-    /// Hands the commands to the connection; what it hands over first is sent first.
-    async fn send(
-        lane: &'l Lane,
-        connection: &Connection,
-        commands: Vec<Command>,
-        by: ScriptBy,
-    ) -> Self {
-        let mut pipeline = Pipeline::with_capacity(commands.len());
-        for command in &commands {
-            encode(&mut pipeline, command, by, connection.native_delete());
-        }
-        let replies = Box::pin(connection.send(pipeline, commands.len()));
-        let fate = NodeAnswer::Failed("its connection task ended".into());
-        let mut batch = Self { lane, commands, sent: Instant::now(), replies, fate };
-        let begun = poll_fn(|cx| Poll::Ready(batch.replies.as_mut().poll(cx))).await;
-        if let Poll::Ready(replies) = begun {
-            batch.replies = Box::pin(ready(replies));
-        }
-        batch
-    }
-
-    /// Casts the votes. Returns the commands whose script the server did not know, or why the
-    /// server can't vote any more.
-    fn count(&mut self, replies: Vec<Value>) -> Result<Vec<Command>, Arc<str>> {
-        let mut again = Vec::new();
-        let mut unfit = None;
-        let commands = std::mem::take(&mut self.commands);
-        let sent = commands.len();
-        for (command, reply) in commands.into_iter().zip(replies) {
-            match classify(reply) {
-                Reply::Vote(answer) => command.seat.answer(answer),
-                Reply::NoScript => again.push(command),
-                Reply::Unfit(cause) => {
-                    command.seat.answer(NodeAnswer::Refused(Arc::clone(&cause)));
-                    unfit = Some(cause);
-                }
-            }
-        }
-        self.lane.mailbox.done(sent - again.len());
-        match unfit {
-            None => Ok(again),
-            Some(cause) => {
-                self.lane.mailbox.lost(again, &NodeAnswer::Refused(Arc::clone(&cause)));
-                Err(cause)
-            }
-        }
-    }
-}
-
-impl Drop for Batch<'_> {
-    fn drop(&mut self) {
-        if !self.commands.is_empty() {
-            self.lane.mailbox.lost(std::mem::take(&mut self.commands), &self.fate);
         }
     }
 }

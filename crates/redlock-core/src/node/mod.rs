@@ -14,6 +14,7 @@ use crate::key::Key;
 use crate::protocol::quorum::NodeAnswer;
 use crate::token::Token;
 
+mod batch;
 mod connection;
 mod lane;
 mod mailbox;

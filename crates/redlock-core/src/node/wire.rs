@@ -1,5 +1,6 @@
 //! Operations as Redis commands, and replies as votes.
 
+use std::iter::once;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use bb8_redis::redis::{self, Cmd, Pipeline, ServerError, ServerErrorKind, Value}
 use super::{Command, Op};
 use crate::key::Key;
 use crate::protocol::quorum::NodeAnswer;
-use crate::token::{Token, label_of};
+use crate::token::label_of;
 
 /// A script, by its source and by the hash under which a server that has seen it knows it.
 pub(super) struct Script {
@@ -31,8 +32,9 @@ macro_rules! script {
     };
 }
 
-/// Deletes the key if it holds the token; otherwise says who holds it, so that cleaning up after
-/// a lost vote also tells for how long the winner may keep the key.
+/// Deletes each key if it holds its token; otherwise says who holds it, so that cleaning up after
+/// a lost vote also tells for how long the winner may keep the key. An error belongs to one key
+/// and does not end the script.
 pub(super) static RELEASE: Script = script!("scripts/release.lua");
 
 /// Compare and PEXPIRE: a server that is out of memory still extends, where it would refuse SET.
@@ -42,7 +44,8 @@ pub(super) static EXTEND: Script = script!("scripts/extend.lua");
 /// when connecting and not when a lock is to be released.
 pub(super) static PREFLIGHT: Script = script!("scripts/preflight.lua");
 
-/// How a script is named: by its hash, or in full where the server does not know the hash.
+/// How a script is named: by its hash; or in full, for one key at a time, where the server does
+/// not know the hash or refused several keys together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ScriptBy {
     Hash,
@@ -60,9 +63,10 @@ pub(super) enum NativeDelete {
 
 impl NativeDelete {
     pub(super) fn encode(self, pipeline: &mut Pipeline, key: &[u8], token: &str) {
+        let size = key.len() + token.len();
         match self {
-            Self::Delex => call(pipeline, "DELEX", key, token).arg(key).arg("IFEQ").arg(token),
-            Self::Delifeq => call(pipeline, "DELIFEQ", key, token).arg(key).arg(token),
+            Self::Delex => call(pipeline, "DELEX", 3, size).arg(key).arg("IFEQ").arg(token),
+            Self::Delifeq => call(pipeline, "DELIFEQ", 2, size).arg(key).arg(token),
         };
     }
 }
@@ -73,52 +77,79 @@ pub(super) fn encode(
     by: ScriptBy,
     native: Option<NativeDelete>,
 ) {
-    let (key, token) = (&command.key, command.token.as_str());
+    let (key, token) = (command.key.as_bytes(), command.token.as_str());
+    let size = key.len() + token.len();
     match (command.op, native) {
         (Op::Acquire { ttl }, _) => {
-            let key = key.as_bytes();
-            let set = call(pipeline, "SET", key, token).arg(key).arg(token);
+            let set = call(pipeline, "SET", 5, size).arg(key).arg(token);
             set.arg("NX").arg("PX").arg(millis(ttl));
         }
         (Op::Extend { ttl }, _) => {
-            invoke(pipeline, &EXTEND, by, key, token).arg(millis(ttl));
+            invoke(pipeline, &EXTEND, by, 1, size).arg(key).arg(token).arg(millis(ttl));
         }
-        (Op::Release { report: false }, Some(native)) => {
-            native.encode(pipeline, key.as_bytes(), token);
-        }
-        (Op::Release { .. }, _) => encode_release(pipeline, key, &command.token, by),
-        // No token is empty: the comparison fails and the answer is who holds the key.
-        (Op::Inspect, _) => {
-            invoke(pipeline, &RELEASE, by, key, "");
+        (Op::Release { report: false }, Some(native)) => native.encode(pipeline, key, token),
+        (Op::Release { .. } | Op::Inspect, _) => {
+            encode_releases(pipeline, once(named_holder(command)), by);
         }
     }
 }
 
-pub(super) fn encode_release(pipeline: &mut Pipeline, key: &Key, token: &Token, by: ScriptBy) {
-    invoke(pipeline, &RELEASE, by, key, token.as_str());
+/// Whether the operation is a call of [`RELEASE`].
+pub(super) fn is_release_call(op: Op, native: Option<NativeDelete>) -> bool {
+    match op {
+        Op::Release { report } => report || native.is_none(),
+        Op::Inspect => true,
+        Op::Acquire { .. } | Op::Extend { .. } => false,
+    }
 }
 
+/// The key of a [`RELEASE`], and who must hold it.
+pub(super) fn named_holder(command: &Command) -> (&Key, &str) {
+    // No token is empty: the comparison fails and the answer is who holds the key.
+    let token = if command.op == Op::Inspect { "" } else { command.token.as_str() };
+    (&command.key, token)
+}
+
+pub(super) fn encode_releases<'k>(
+    pipeline: &mut Pipeline,
+    held: impl ExactSizeIterator<Item = (&'k Key, &'k str)> + Clone,
+    by: ScriptBy,
+) {
+    let size = held.clone().map(|(key, token)| key.as_bytes().len() + token.len()).sum();
+    let script = invoke(pipeline, &RELEASE, by, held.len(), size);
+    for (key, _) in held.clone() {
+        script.arg(key.as_bytes());
+    }
+    for (_, token) in held {
+        script.arg(token);
+    }
+}
+
+/// Starts the call of a script on `keys` keys with one argument each.
 fn invoke<'p>(
     pipeline: &'p mut Pipeline,
     script: &'static Script,
     by: ScriptBy,
-    key: &Key,
-    token: &str,
+    keys: usize,
+    size: usize,
 ) -> &'p mut Pipeline {
-    let key = key.as_bytes();
-    let script = match by {
-        ScriptBy::Hash => call(pipeline, "EVALSHA", key, token).arg(script.hash()),
-        ScriptBy::Source => call(pipeline, "EVAL", key, token).arg(script.source),
+    let (name, script) = match by {
+        ScriptBy::Hash => ("EVALSHA", script.hash()),
+        ScriptBy::Source => ("EVAL", script.source),
     };
-    script.arg(1).arg(key).arg(token)
+    call(pipeline, name, 3 + 2 * keys, script.len() + size).arg(script).arg(keys)
 }
 
 /// Starts a command with room for all of it: growing its buffers took longer than filling them.
-fn call<'p>(pipeline: &'p mut Pipeline, name: &str, key: &[u8], token: &str) -> &'p mut Pipeline {
-    const ARGUMENTS: usize = 6;
-    const HASH_AND_NUMBERS: usize = 64;
-    let size = HASH_AND_NUMBERS + key.len() + token.len();
-    pipeline.add_command(Cmd::with_capacity(ARGUMENTS, size)).arg(name)
+fn call<'p>(
+    pipeline: &'p mut Pipeline,
+    name: &str,
+    arguments: usize,
+    size: usize,
+) -> &'p mut Pipeline {
+    const NAME_AND_NUMBERS: usize = 32;
+    let command = Cmd::with_capacity(1 + arguments, NAME_AND_NUMBERS + size);
+    pipeline.add_command(command).arg(name)
 }
 
 /// The servers' unit. Rounds down, as the client's own reckoning did.
@@ -127,11 +158,11 @@ fn millis(ttl: Duration) -> u64 {
 }
 
 /// What a reply means.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reply {
     Vote(NodeAnswer),
-    /// The script is to be sent in full.
-    NoScript,
+    /// To be sent once more, by itself and with the script in full.
+    Again,
     /// The server refused, and will refuse whatever else this connection asks.
     Unfit(Arc<str>),
 }
@@ -144,8 +175,28 @@ pub(super) fn classify(reply: Value) -> Reply {
         Value::Int(0) => NodeAnswer::NotHeld,
         Value::Array(parts) => return Reply::Vote(held(&parts)),
         Value::ServerError(error) => return classify_error(&error),
-        other => NodeAnswer::Failed(format!("unexpected reply {}", kind_of(&other)).into()),
+        other => unexpected(&other),
     })
+}
+
+/// What the reply to a call on `count` keys means for each.
+pub(super) fn classify_each(reply: Value, count: usize) -> Vec<Reply> {
+    let shared = match reply {
+        Value::Array(replies) if replies.len() == count => {
+            return replies.into_iter().map(classify).collect();
+        }
+        Value::ServerError(error) => match classify_error(&error) {
+            // One key that is not allowed must not keep the others from being released.
+            Reply::Vote(_) if count > 1 => Reply::Again,
+            shared => shared,
+        },
+        other => Reply::Vote(unexpected(&other)),
+    };
+    vec![shared; count]
+}
+
+fn unexpected(reply: &Value) -> NodeAnswer {
+    NodeAnswer::Failed(format!("unexpected reply {}", kind_of(reply)).into())
 }
 
 fn held(parts: &[Value]) -> NodeAnswer {
@@ -166,7 +217,7 @@ fn classify_error(error: &ServerError) -> Reply {
     };
     let text = describe(error);
     match error.kind() {
-        Some(NoScript) => Reply::NoScript,
+        Some(NoScript) => Reply::Again,
         Some(BusyLoading | ReadOnly | MasterDown | ClusterDown | Moved | Ask) => Reply::Unfit(text),
         Some(NoPerm | TryAgain | CrossSlot) => Reply::Vote(NodeAnswer::Refused(text)),
         _ => match error.code() {
@@ -198,6 +249,7 @@ fn kind_of(value: &Value) -> &'static str {
         Value::BulkString(_) => "bulk string",
         Value::SimpleString(_) => "simple string",
         Value::Map(_) => "map",
+        Value::Array(_) => "array",
         _ => "of an unknown type",
     }
 }
@@ -278,13 +330,43 @@ mod tests {
         ] {
             assert!(matches!(reply(&format!("-{unfit}\r\n")), Reply::Unfit(_)), "{unfit}");
         }
-        assert_eq!(reply("-NOSCRIPT none\r\n"), Reply::NoScript);
+        assert_eq!(reply("-NOSCRIPT none\r\n"), Reply::Again);
     }
 
     #[test]
     fn what_is_no_reply_of_ours_is_a_failure_and_never_a_vote() {
         for strange in [":7\r\n", "+PONG\r\n", "$2\r\nhi\r\n", "*0\r\n", "*1\r\n:1\r\n"] {
             assert!(matches!(vote(strange), NodeAnswer::Failed(_)), "{strange:?}");
+        }
+    }
+
+    fn each(resp: &str, count: usize) -> Vec<Reply> {
+        let value: RedisResult<Value> = parse_redis_value(resp.as_bytes());
+        classify_each(value.unwrap(), count)
+    }
+
+    #[test]
+    fn every_key_of_a_call_has_an_answer_of_its_own() {
+        let replies = each("*3\r\n:1\r\n:0\r\n-WRONGTYPE kind\r\n", 3);
+        assert_eq!(replies[..2], [NodeAnswer::Granted, NodeAnswer::NotHeld].map(Reply::Vote));
+        assert!(matches!(replies[2], Reply::Vote(NodeAnswer::Refused(_))), "{:?}", replies[2]);
+    }
+
+    #[test]
+    fn an_error_about_one_key_is_not_taken_for_all() {
+        assert_eq!(each("-NOPERM no\r\n", 2), [Reply::Again, Reply::Again]);
+        assert_eq!(each("-NOSCRIPT none\r\n", 1), [Reply::Again]);
+        assert!(matches!(&each("-NOPERM no\r\n", 1)[..], [Reply::Vote(NodeAnswer::Refused(_))]));
+        assert!(matches!(&each("-LOADING x\r\n", 2)[..], [Reply::Unfit(_), Reply::Unfit(_)]));
+    }
+
+    #[test]
+    fn a_reply_for_another_number_of_keys_is_a_failure_and_never_a_vote() {
+        for strange in [":1\r\n", "*1\r\n:1\r\n", "*3\r\n:1\r\n:1\r\n:1\r\n", "+OK\r\n"] {
+            let replies = each(strange, 2);
+            assert_eq!(replies.len(), 2);
+            let failed = |reply: &Reply| matches!(reply, Reply::Vote(NodeAnswer::Failed(_)));
+            assert!(replies.iter().all(failed), "{strange:?} gave {replies:?}");
         }
     }
 }

@@ -1,8 +1,14 @@
-local holder = redis.call('get', KEYS[1])
-if holder == ARGV[1] then
-  return redis.call('del', KEYS[1])
+local answers = {}
+for i, key in ipairs(KEYS) do
+  local holder = redis.pcall('get', key)
+  if holder == ARGV[i] then
+    answers[i] = redis.pcall('del', key)
+  elseif not holder then
+    answers[i] = 0
+  elseif type(holder) == 'table' then
+    answers[i] = holder
+  else
+    answers[i] = {holder, redis.pcall('pttl', key)}
+  end
 end
-if not holder then
-  return 0
-end
-return {holder, redis.call('pttl', KEYS[1])}
+return answers
