@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use redlock_tests::Fleet;
+use tokio::runtime;
 
 use crate::contender::Contender;
 use crate::report::Report;
@@ -33,11 +34,22 @@ struct Options {
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
+    /// Run both on a runtime of one thread instead of tokio's default.
+    #[arg(long)]
+    current_thread: bool,
 }
 
-#[tokio::main]
-async fn main() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
+fn main() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
     let options = Options::parse();
+    let mut runtime = if options.current_thread {
+        runtime::Builder::new_current_thread()
+    } else {
+        runtime::Builder::new_multi_thread()
+    };
+    runtime.enable_all().build()?.block_on(bench(options))
+}
+
+async fn bench(options: Options) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
     let (rounds, length) =
         if options.quick { (5, Duration::from_secs(1)) } else { (9, Duration::from_secs(5)) };
 
