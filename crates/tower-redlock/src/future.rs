@@ -14,9 +14,9 @@ use tokio::task::JoinHandle;
 use tower_service::Service;
 
 use crate::body::ResponseBody;
-use crate::layer::{Disconnect, Hold, Lost, Settings};
 use crate::rejection::Rejection;
 use crate::scope::ScopeOwner;
+use crate::settings::{Disconnect, Hold, Lost, Settings};
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Handled<B, E> = Result<Response<ResponseBody<B>>, E>;

@@ -79,6 +79,7 @@ mod layer;
 mod rejection;
 mod scope;
 mod service;
+mod settings;
 
 /// The examples of the README are compiled as tests.
 #[cfg(all(doctest, feature = "axum"))]
@@ -91,8 +92,9 @@ pub use self::body::ResponseBody;
 pub use self::detached::Detached;
 pub use self::future::ResponseFuture;
 pub use self::key::{IntoResourceKey, KeyRejection};
-pub use self::layer::{Disconnect, Hold, Lost, RedlockLayer};
+pub use self::layer::RedlockLayer;
 pub use self::rejection::{Rejection, RejectionKind};
 pub use self::scope::LockScope;
 pub use self::service::RedlockService;
+pub use self::settings::{Disconnect, Hold, Lost};
 pub use redlock_core;

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use redlock_core::{Guard, IntoKey, Key, Lease, LockError, LostReason};
 use tokio::sync::Notify;
 
-use crate::layer::Settings;
 use crate::rejection::Rejection;
+use crate::settings::Settings;
 
 /// Takes locks that last as long as the request. [`RedlockLayer`](crate::RedlockLayer) puts one
 /// into the extensions of every request; `Locked<R>` uses it, and so may a handler.

@@ -10,8 +10,8 @@ use tower_service::Service;
 
 use crate::body::ResponseBody;
 use crate::future::ResponseFuture;
-use crate::layer::Settings;
 use crate::scope::ScopeOwner;
+use crate::settings::Settings;
 
 /// A service that calls the inner one under a lock. Made by [`RedlockLayer`](crate::RedlockLayer).
 #[derive(Clone, Debug)]

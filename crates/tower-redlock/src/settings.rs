@@ -1,0 +1,141 @@
+//! What is locked, for how long, and what happens when things go wrong.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use http::request::Parts;
+use redlock_core::{Key, Redlock, Renew, Request};
+
+use crate::detached::Detached;
+use crate::key::KeyRejection;
+use crate::rejection::{Rejection, Render};
+
+/// How long the lock of a request is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Hold {
+    /// Until the handler has returned its response. The default.
+    #[default]
+    Response,
+    /// Until the body of the response has been sent, has failed or was dropped: for handlers
+    /// that do their work while they stream.
+    Body,
+}
+
+/// What happens to the handler when the client goes away.
+///
+/// The server drops the future of a request when it notices. hyper notices while it reads the
+/// connection: at once for HTTP/2, and for HTTP/1 unless a large request body is unread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Disconnect {
+    /// The handler is dropped where it stands, then the lock is released. The default, and what
+    /// happens without this layer too.
+    #[default]
+    Cancel,
+    /// The handler runs to its end under the lock, in a task of its own: for work that must not
+    /// stop half-way, such as a payment. [`RedlockLayer::detached`](crate::RedlockLayer::detached) waits for such handlers.
+    Detach,
+}
+
+/// What happens to the handler when its lock is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Lost {
+    /// The handler is dropped and the client gets 503 with the type `lock-lost`; with
+    /// [`Hold::Body`] a body that is being sent fails. The default.
+    #[default]
+    Abort,
+    /// The handler runs on; it can ask its lease.
+    Continue,
+}
+
+pub(crate) type KeyFn = Arc<dyn Fn(&Parts) -> Result<Option<Key>, KeyRejection> + Send + Sync>;
+
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) redlock: Redlock,
+    pub(crate) key_fn: KeyFn,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) wait: Duration,
+    pub(crate) renew: Renew,
+    pub(crate) max_hold: Option<Duration>,
+    pub(crate) methods: Option<Box<[Method]>>,
+    pub(crate) hold: Hold,
+    pub(crate) on_disconnect: Disconnect,
+    pub(crate) on_lost: Lost,
+    pub(crate) render: Option<Render>,
+    pub(crate) detached: Detached,
+}
+
+impl Settings {
+    pub(crate) fn new(redlock: Redlock, key_fn: KeyFn) -> Self {
+        Self {
+            redlock,
+            key_fn,
+            ttl: None,
+            wait: Duration::ZERO,
+            renew: Renew::Yes,
+            max_hold: None,
+            methods: None,
+            hold: Hold::default(),
+            on_disconnect: Disconnect::default(),
+            on_lost: Lost::default(),
+            render: None,
+            detached: Detached::default(),
+        }
+    }
+
+    /// What the layer itself locks for a request.
+    pub(crate) fn key_of(&self, parts: &Parts) -> Result<Option<Key>, KeyRejection> {
+        match &self.methods {
+            Some(methods) if !methods.contains(&parts.method) => Ok(None),
+            _ => (self.key_fn)(parts),
+        }
+    }
+
+    pub(crate) fn request(&self, key: Key) -> Request {
+        let mut request = self.redlock.request(key).wait(self.wait).renew(self.renew);
+        if let Some(ttl) = self.ttl {
+            request = request.ttl(ttl);
+        }
+        if let Some(max_hold) = self.max_hold {
+            request = request.max_hold(max_hold);
+        }
+        request
+    }
+
+    pub(crate) fn rejected(&self, rejection: impl Into<Rejection>) -> Rejection {
+        let rejection = rejection.into().rendered_by(self.render.as_ref());
+        #[cfg(feature = "tracing")]
+        {
+            let (kind, error) = (rejection.kind(), rejection.lock_error());
+            let error = error.map(tracing::field::display);
+            if rejection.status().is_server_error() {
+                tracing::warn!(?kind, error, "{rejection}");
+            } else {
+                tracing::debug!(?kind, error, "{rejection}");
+            }
+        }
+        rejection
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("redlock", &self.redlock)
+            .field("ttl", &self.ttl)
+            .field("wait", &self.wait)
+            .field("renew", &self.renew)
+            .field("max_hold", &self.max_hold)
+            .field("methods", &self.methods)
+            .field("hold", &self.hold)
+            .field("on_disconnect", &self.on_disconnect)
+            .field("on_lost", &self.on_lost)
+            .field("detached", &self.detached)
+            .finish_non_exhaustive()
+    }
+}
