@@ -2,8 +2,10 @@
 
 mod backoff;
 mod builder;
+mod drift;
 mod error;
 mod group;
+mod server;
 #[cfg(feature = "serde")]
 mod settings;
 
@@ -16,19 +18,17 @@ pub(crate) use self::backoff::Backoff;
 pub use self::builder::ConfigBuilder;
 use self::builder::Place;
 pub(crate) use self::builder::check_label;
+pub(crate) use self::drift::Drift;
 pub use self::error::ConfigError;
 pub(crate) use self::group::CheckedGroup;
 pub use self::group::Group;
+pub(crate) use self::server::CheckedServer;
+pub use self::server::Server;
 use crate::clock::Clock;
 use crate::ring::RingScheme;
-use crate::server::Server;
 
 /// The environment variable that [`Config::from_env`] reads.
 const SERVERS_VARIABLE: &str = "REDLOCK_SERVERS";
-
-/// What the servers' clocks and ours may differ in addition to the drift factor, as in the
-/// published algorithm: their expiry has a precision of a millisecond.
-const CLOCK_PRECISION: Duration = Duration::from_millis(2);
 
 /// The longest time to live: a lock that is to be held for years is not a lease.
 const MAX_TTL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -142,14 +142,13 @@ impl Config {
     }
 
     /// How much of a lease may be lost to clocks that run at different rates.
-    pub(crate) fn drift(&self, ttl: Duration) -> Duration {
-        builder::drift(ttl, self.drift_factor)
+    pub(crate) fn drift(&self) -> Drift {
+        Drift(self.drift_factor)
     }
 
-    /// Whether a lease of `ttl` would leave any validity, after the fractions of a millisecond
-    /// are cut off.
-    pub(crate) fn check_ttl(&self, ttl: Duration) -> Result<(), ConfigError> {
-        builder::check_ttl(ttl, self.drift_factor, self.node_deadline)
+    /// A TTL in the servers' unit, if it leaves any validity.
+    pub(crate) fn usable_ttl(&self, ttl: Duration) -> Result<Duration, ConfigError> {
+        builder::usable_ttl(ttl, self.drift(), self.node_deadline)
     }
 
     /// How long a lock lasts if it is not extended.
@@ -270,14 +269,6 @@ mod tests {
     }
 
     #[test]
-    fn drift_is_a_share_of_the_ttl_and_two_milliseconds() {
-        let config = Config::servers(["redis://a"]).drift_factor(0.25).build().unwrap();
-        assert_eq!(config.drift(secs(10)), Duration::from_millis(2502));
-        assert_eq!(config.drift(Duration::ZERO), Duration::from_millis(2));
-        assert!(config.drift(Duration::MAX) > secs(u64::MAX / 5));
-    }
-
-    #[test]
     fn the_memory_backend_takes_the_same_settings() {
         let config = Config::memory().ttl(secs(1)).label("test").build().unwrap();
         assert!(config.memory && config.ttl() == secs(1) && config.label() == "test");
@@ -287,7 +278,7 @@ mod tests {
         assert_eq!(error.field(), "ttl");
         let default = Config::in_memory();
         assert!(default.memory && default.ttl() == secs(10));
-        assert!(default.check_ttl(default.ttl()).is_ok());
+        assert!(default.usable_ttl(default.ttl()).is_ok());
     }
 
     fn addresses(config: &Config) -> Vec<Vec<&str>> {

@@ -1,26 +1,26 @@
-//! One command for every node of a group, and the round of votes it starts.
+//! A group: what is asked of all its nodes at once.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::time::Duration;
 
-use parking_lot::Mutex;
-
-use crate::error::NodeReport;
+use crate::error::{LockError, NodeReport};
 use crate::key::Key;
-use crate::node::{Command, Node, Op, Seat};
-use crate::protocol::quorum::{Ballot, NodeAnswer, Verdict};
+use crate::node::{Command, Node, Op};
+use crate::protocol::quorum::NodeAnswer;
+use crate::round::{Round, Seat};
 use crate::token::Token;
 
 /// Independent servers that vote on the same keys.
 #[derive(Debug)]
 pub(crate) struct Group {
     nodes: Box<[Arc<dyn Node>]>,
+    /// After which time a node that is down is tried again at the latest.
+    back_within: Duration,
 }
 
 impl Group {
-    pub(crate) fn new(nodes: Vec<Arc<dyn Node>>) -> Self {
-        Self { nodes: nodes.into_boxed_slice() }
+    pub(crate) fn new(nodes: Vec<Arc<dyn Node>>, back_within: Duration) -> Self {
+        Self { nodes: nodes.into_boxed_slice(), back_within }
     }
 
     pub(crate) fn nodes(&self) -> &[Arc<dyn Node>] {
@@ -70,6 +70,11 @@ impl Group {
         })
     }
 
+    /// The error of a round in which no majority answered.
+    pub(crate) fn unavailable(&self, round: &Round) -> LockError {
+        LockError::unavailable(self.report(round), self.back_within)
+    }
+
     fn post_to(&self, seat: usize, op: Op, key: &Key, token: &Token, round: &Arc<Round>) {
         self.nodes[seat].post(Command {
             op,
@@ -77,57 +82,5 @@ impl Group {
             token: token.clone(),
             seat: Seat::new(Arc::clone(round), seat),
         });
-    }
-}
-
-/// The votes on one command. Nodes cast them, one caller awaits the verdict; who no longer waits
-/// may drop the future, the votes are counted all the same.
-#[derive(Debug)]
-pub(crate) struct Round {
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    ballot: Ballot,
-    waiting: Option<Waker>,
-}
-
-impl Round {
-    fn new(nodes: usize) -> Self {
-        Self { state: Mutex::new(State { ballot: Ballot::new(nodes), waiting: None }) }
-    }
-
-    /// Counts the vote of one node and wakes the caller once, when the verdict is known.
-    pub(crate) fn answer(&self, seat: usize, answer: NodeAnswer) {
-        let waiting = {
-            let mut state = self.state.lock();
-            match state.ballot.record(seat, answer) {
-                Some(_) => state.waiting.take(),
-                None => None,
-            }
-        };
-        if let Some(waker) = waiting {
-            waker.wake();
-        }
-    }
-
-    /// Waits for the verdict. Every node answers within its deadline, so this ends.
-    pub(crate) async fn verdict(&self) -> Verdict {
-        poll_fn(|cx| {
-            let mut state = self.state.lock();
-            match state.ballot.verdict() {
-                Some(verdict) => Poll::Ready(verdict),
-                None => {
-                    state.waiting = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
-        .await
-    }
-
-    pub(crate) fn inspect<T>(&self, look: impl FnOnce(&Ballot) -> T) -> T {
-        look(&self.state.lock().ballot)
     }
 }

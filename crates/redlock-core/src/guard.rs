@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::LockError;
 use crate::lease::Lease;
 use crate::protocol::quorum::Verdict;
+use crate::service::Service;
 use crate::token::Token;
 
 /// What became of a release. Never an error: the caller's work is done either way.
@@ -53,11 +55,12 @@ impl Released {
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct Guard {
     lease: Lease,
+    service: Arc<Service>,
 }
 
 impl Guard {
-    pub(crate) fn new(lease: Lease) -> Self {
-        Self { lease }
+    pub(crate) fn new(lease: Lease, service: Arc<Service>) -> Self {
+        Self { lease, service }
     }
 
     /// The lease of this lock, to be cloned and passed around.
@@ -82,8 +85,8 @@ impl Guard {
     /// If the future is dropped the servers may or may not extend the key; the lease then keeps
     /// its old end, or the one of a shorter `ttl`.
     pub async fn extend(&self, ttl: Duration) -> Result<Duration, LockError> {
-        let ttl = self.lease.0.inner.usable_ttl(ttl)?;
-        self.lease.0.extend(ttl)?.await
+        let ttl = self.service.config.usable_ttl(ttl).map_err(LockError::invalid)?;
+        self.service.keeper.extend(&self.lease.0, ttl).await
     }
 
     /// Releases the lock on all nodes and waits for a majority of them, at most a few node
@@ -94,7 +97,7 @@ impl Guard {
     /// The release is sent in any case; dropping the future only stops waiting for it.
     pub async fn release(self) -> Released {
         let lost = self.lease.is_lost();
-        match self.lease.0.release() {
+        match self.service.keeper.release(&self.lease.0) {
             Some(round) if !lost => Released::by(round.verdict().await),
             _ => Released::AlreadyExpired,
         }
@@ -105,14 +108,14 @@ impl Guard {
     /// [`unlock`](crate::Redlock::unlock) the key. This process renews it no more.
     #[must_use = "without the token nobody can release the lock before it expires"]
     pub fn hand_over(self) -> Token {
-        self.lease.0.hand_over();
+        self.service.keeper.hand_over(&self.lease.0);
         self.lease.token().clone()
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.lease.0.release();
+        self.service.keeper.release(&self.lease.0);
     }
 }
 
@@ -126,6 +129,6 @@ impl Deref for Guard {
 
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").field("lease", &self.lease).finish()
+        f.debug_struct("Guard").field("lease", &self.lease).finish_non_exhaustive()
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
@@ -11,8 +12,10 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, Moment, sleep_until};
-use crate::lease::Tenancy;
+use crate::error::LockError;
 use crate::protocol::tenure::{Due, LostReason};
+use crate::round::Round;
+use crate::tenancy::Tenancy;
 
 #[derive(Debug)]
 pub(crate) struct Keeper {
@@ -66,13 +69,47 @@ impl Keeper {
         }
     }
 
-    pub(crate) fn forget(&self, tenancy: &Tenancy) {
+    /// Extends a lease and looks after its new end.
+    pub(crate) async fn extend(
+        self: &Arc<Self>,
+        tenancy: &Arc<Tenancy>,
+        ttl: Duration,
+    ) -> Result<Duration, LockError> {
+        let extension = tenancy.extend(ttl)?;
+        // A shorter time to live counts from now on, even if nobody awaits the answer.
+        self.watch(tenancy);
+        let extended = extension.await;
+        self.watch(tenancy);
+        extended
+    }
+
+    /// Posts the release of a lease, unless that was done.
+    pub(crate) fn release(&self, tenancy: &Tenancy) -> Option<Arc<Round>> {
+        let round = tenancy.release()?;
+        self.forget(tenancy);
+        Some(round)
+    }
+
+    /// Leaves a lease to whoever has its token.
+    pub(crate) fn hand_over(&self, tenancy: &Tenancy) {
+        tenancy.hand_over();
+        self.forget(tenancy);
+    }
+
+    /// Releases all leases that are held.
+    pub(crate) fn release_all(&self) {
+        for tenancy in self.held() {
+            tenancy.lose(LostReason::Closed);
+            self.release(&tenancy);
+        }
+    }
+
+    fn forget(&self, tenancy: &Tenancy) {
         let forgotten = self.schedule.lock().remove(tenancy);
         drop(forgotten);
     }
 
-    /// All leases that are held.
-    pub(crate) fn held(&self) -> Vec<Arc<Tenancy>> {
+    fn held(&self) -> Vec<Arc<Tenancy>> {
         self.schedule.lock().by_time.values().cloned().collect()
     }
 
@@ -140,12 +177,20 @@ impl Task {
         let mut renewals = FuturesUnordered::new();
         while let Some(Look { due, next }) = keeper.look() {
             for (tenancy, due) in due {
-                renewals.extend(tenancy.act(due));
+                match due {
+                    Due::Renewal(ttl) => {
+                        let renewal = tenancy.extend(ttl).ok();
+                        renewals.extend(renewal.map(|renewal| async { (renewal.await, tenancy) }));
+                    }
+                    Due::Loss(reason) => tenancy.announce(reason),
+                    Due::Nothing => {}
+                }
             }
             tokio::select! {
                 () = sleep_until(&*keeper.clock, next) => {}
                 () = keeper.earlier.notified() => {}
-                Some(renewed) = renewals.next() => {
+                Some((renewed, tenancy)) = renewals.next() => {
+                    keeper.watch(&tenancy);
                     if let Err(error) = renewed {
                         tracing::debug!(%error, "lease not renewed");
                     }

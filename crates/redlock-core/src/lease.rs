@@ -4,18 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
-use crate::clock::Moment;
-use crate::error::LockError;
-use crate::group::{Group, Round};
 use crate::key::Key;
-use crate::latch::Latch;
-use crate::node::Op;
-use crate::protocol::quorum::Verdict;
-use crate::protocol::tenure::{Due, Extension, LostReason, Tenure};
-use crate::queue::Turn;
-use crate::redlock::Inner;
+use crate::protocol::tenure::LostReason;
+use crate::tenancy::Tenancy;
 use crate::token::Token;
 
 /// A view of a lock that somebody holds: until when it is valid, and whether it was lost.
@@ -38,24 +29,6 @@ use crate::token::Token;
 #[derive(Clone)]
 pub struct Lease(pub(crate) Arc<Tenancy>);
 
-/// One acquisition of a key, shared by the guard, its leases, the keeper and the line of waiters.
-pub(crate) struct Tenancy {
-    pub(crate) inner: Arc<Inner>,
-    pub(crate) id: u64,
-    pub(crate) key: Key,
-    /// The key as the servers know it.
-    pub(crate) full_key: Key,
-    pub(crate) token: Token,
-    pub(crate) group: Arc<Group>,
-    /// The votes that won it, and those that are still coming in.
-    pub(crate) acquired: Arc<Round>,
-    pub(crate) tenure: Mutex<Tenure>,
-    pub(crate) turn: Mutex<Option<Turn>>,
-    pub(crate) lost: Latch,
-    /// When the keeper will look at it next. The keeper's own.
-    pub(crate) timer: Mutex<Option<Moment>>,
-}
-
 impl Lease {
     /// The key that is locked, without the configured prefix.
     #[must_use]
@@ -75,7 +48,7 @@ impl Lease {
     /// that the clocks are allowed, on a clock that runs on while the machine sleeps.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.0.tenure.lock().remaining(self.0.inner.now())
+        self.0.remaining()
     }
 
     /// The end of the validity as an instant. It moves when the lease is extended, and does not
@@ -95,7 +68,7 @@ impl Lease {
     /// Why the lock was lost, if it was.
     #[must_use]
     pub fn lost_reason(&self) -> Option<LostReason> {
-        self.0.tenure.lock().lost(self.0.inner.now())
+        self.0.lost_reason()
     }
 
     /// Waits until the lock is lost, and says why. Ends no later than the validity does, whether
@@ -105,12 +78,7 @@ impl Lease {
     ///
     /// Dropping the future has no effect.
     pub async fn lost(&self) -> LostReason {
-        loop {
-            if let Some(reason) = self.lost_reason() {
-                return reason;
-            }
-            self.0.lost.raised().await;
-        }
+        self.0.lost().await
     }
 }
 
@@ -122,132 +90,5 @@ impl fmt::Debug for Lease {
             .field("remaining", &self.remaining())
             .field("lost", &self.lost_reason())
             .finish()
-    }
-}
-
-impl Tenancy {
-    /// Posts the release unless that was done, and lets the next in line have its turn.
-    pub(crate) fn release(&self) -> Option<Arc<Round>> {
-        let round = {
-            let mut tenure = self.tenure.lock();
-            if tenure.is_released() {
-                return None;
-            }
-            tenure.release();
-            // Posted under the lock: no renewal can be posted after it.
-            self.group.release(&self.full_key, &self.token, &self.acquired, false)
-        };
-        self.inner.keeper.forget(self);
-        self.end_turn();
-        Some(round)
-    }
-
-    /// Gives the lock up without releasing it: whoever has the token may go on with it.
-    pub(crate) fn hand_over(&self) {
-        self.tenure.lock().release();
-        self.inner.keeper.forget(self);
-        self.end_turn();
-    }
-
-    /// Asks every node to extend the key, and says what came of it.
-    ///
-    /// Not a method with `async`: the command is posted when this is called, in the order in
-    /// which renewals, extensions and the release are decided.
-    pub(crate) fn extend(
-        self: &Arc<Self>,
-        ttl: Duration,
-    ) -> Result<impl Future<Output = Result<Duration, LockError>> + Send + use<>, LockError> {
-        let mut tenure = self.tenure.lock();
-        let now = self.inner.now();
-        if let Some(reason) = tenure.lost(now) {
-            return Err(LockError::lost(reason));
-        }
-        let extension = tenure.extending(now, ttl, self.inner.config.drift(ttl));
-        let round = self.group.post(Op::Extend { ttl }, &self.full_key, &self.token);
-        drop(tenure);
-        let tenancy = Arc::clone(self);
-        Ok(async move {
-            let verdict = round.verdict().await;
-            let result = tenancy.judge(extension, verdict, &round);
-            tenancy.inner.keeper.watch(&tenancy);
-            result
-        })
-    }
-
-    fn judge(
-        &self,
-        extension: Extension,
-        verdict: Verdict,
-        round: &Round,
-    ) -> Result<Duration, LockError> {
-        let mut tenure = self.tenure.lock();
-        let now = self.inner.now();
-        let denied = round.inspect(|ballot| ballot.denied_by_majority());
-        let error = match verdict {
-            Verdict::Granted => {
-                tenure.extended(extension, now);
-                match tenure.lost(now) {
-                    None => return Ok(tenure.remaining(now)),
-                    Some(reason) => LockError::lost(reason),
-                }
-            }
-            Verdict::Denied | Verdict::Unavailable if denied => {
-                let lost = tenure.lose(LostReason::TakenOver);
-                drop(tenure);
-                if lost {
-                    self.announce(LostReason::TakenOver);
-                }
-                LockError::lost(LostReason::TakenOver).with_nodes(self.group.report(round))
-            }
-            Verdict::Denied | Verdict::Unavailable => {
-                tenure.not_extended(now);
-                drop(tenure);
-                self.inner.unavailable(&self.group, round)
-            }
-        };
-        Err(error)
-    }
-
-    /// Does what was found due; a renewal is returned to be awaited.
-    pub(crate) fn act(
-        self: &Arc<Self>,
-        due: Due,
-    ) -> Option<impl Future<Output = Result<Duration, LockError>> + Send + use<>> {
-        match due {
-            Due::Renewal(ttl) => self.extend(ttl).ok(),
-            Due::Loss(reason) => {
-                self.announce(reason);
-                None
-            }
-            Due::Nothing => None,
-        }
-    }
-
-    /// Ends a lock that is still held, for a reason of our own.
-    pub(crate) fn lose(&self, reason: LostReason) {
-        if self.tenure.lock().lose(reason) {
-            self.announce(reason);
-        }
-    }
-
-    fn announce(&self, reason: LostReason) {
-        tracing::warn!(token = ?self.token, %reason, "lock lost");
-        self.lost.raise();
-        self.end_turn();
-    }
-
-    fn end_turn(&self) {
-        let turn = self.turn.lock().take();
-        drop(turn);
-    }
-}
-
-impl fmt::Debug for Tenancy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tenancy")
-            .field("key", &self.key)
-            .field("token", &self.token)
-            .field("tenure", &self.tenure)
-            .finish_non_exhaustive()
     }
 }

@@ -57,7 +57,9 @@ mod queue;
 mod redlock;
 mod request;
 mod ring;
-mod server;
+mod round;
+mod service;
+mod tenancy;
 mod token;
 
 /// The examples of the README are compiled as tests.
@@ -66,7 +68,7 @@ mod token;
 struct Readme;
 
 pub use self::clock::{Clock, Moment, SystemClock, TokioClock};
-pub use self::config::{Config, ConfigBuilder, ConfigError, Group};
+pub use self::config::{Config, ConfigBuilder, ConfigError, Group, Server};
 pub use self::error::{ErrorKind, LockError, NodeAnswer, NodeReport};
 pub use self::guard::{Guard, Released};
 pub use self::key::{IntoKey, InvalidKey, Key};
@@ -75,5 +77,4 @@ pub use self::protocol::tenure::LostReason;
 pub use self::redlock::{Closed, Inspection, Redlock};
 pub use self::request::{Renew, Request};
 pub use self::ring::RingScheme;
-pub use self::server::Server;
 pub use self::token::{InvalidToken, Token};

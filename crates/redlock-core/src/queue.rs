@@ -13,43 +13,42 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::key::Key;
-use crate::lease::Lease;
 
 const SHARDS: usize = 32;
 
-/// The lines of all keys that somebody in this process wants.
+/// The lines of all keys that somebody in this process wants. `H` is what is known of a holder.
 #[derive(Debug)]
-pub(crate) struct Queue {
-    shards: Box<[Mutex<HashMap<Key, Line>>]>,
+pub(crate) struct Queue<H> {
+    shards: Box<[Mutex<HashMap<Key, Line<H>>>]>,
     hasher: std::collections::hash_map::RandomState,
     max_waiters: usize,
 }
 
-#[derive(Debug, Default)]
-struct Line {
-    /// The lease of who has the turn, once there is one.
-    held: Option<Lease>,
-    waiters: VecDeque<Waiter>,
+#[derive(Debug)]
+struct Line<H> {
+    /// Who has the turn, once they have the lock.
+    held: Option<Arc<H>>,
+    waiters: VecDeque<Waiter<H>>,
 }
 
 #[derive(Debug)]
-struct Waiter {
+struct Waiter<H> {
     brief: bool,
-    entry: oneshot::Sender<Entry>,
+    entry: oneshot::Sender<Entry<H>>,
 }
 
 /// What standing in line comes to.
 #[derive(Debug)]
-pub(crate) enum Entry {
+pub(crate) enum Entry<H> {
     /// Nobody else in this process is about to lock the key.
-    Turn(Turn),
+    Turn(Turn<H>),
     /// Somebody in this process holds it, and the caller does not want to wait for that.
-    Held(Lease),
+    Held(Arc<H>),
     /// Too many stand in line already.
-    Full(Option<Lease>),
+    Full(Option<Arc<H>>),
 }
 
-impl Queue {
+impl<H> Queue<H> {
     pub(crate) fn new(max_waiters: usize) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -64,18 +63,18 @@ impl Queue {
     /// # Cancel safety
     ///
     /// Dropping the future leaves the line; a turn that was on its way passes to the next.
-    pub(crate) async fn enter(self: &Arc<Self>, key: &Key, brief: bool) -> Entry {
+    pub(crate) async fn enter(self: &Arc<Self>, key: &Key, brief: bool) -> Entry<H> {
         let place = {
             let mut shard = self.shard(key).lock();
             match shard.entry(key.clone()) {
                 Slot::Vacant(vacant) => {
-                    vacant.insert(Line::default());
+                    vacant.insert(Line { held: None, waiters: VecDeque::new() });
                     return Entry::Turn(self.turn(key.clone()));
                 }
                 Slot::Occupied(mut occupied) => {
                     let line = occupied.get_mut();
                     if brief && let Some(held) = &line.held {
-                        return Entry::Held(held.clone());
+                        return Entry::Held(Arc::clone(held));
                     }
                     if line.waiters.len() >= self.max_waiters {
                         line.waiters.retain(|waiter| !waiter.entry.is_closed());
@@ -94,15 +93,15 @@ impl Queue {
     }
 
     /// Who in this process holds `key`.
-    pub(crate) fn held(&self, key: &Key) -> Option<Lease> {
+    pub(crate) fn held(&self, key: &Key) -> Option<Arc<H>> {
         self.shard(key).lock().get(key).and_then(|line| line.held.clone())
     }
 
-    fn turn(self: &Arc<Self>, key: Key) -> Turn {
+    fn turn(self: &Arc<Self>, key: Key) -> Turn<H> {
         Turn(Some((Arc::clone(self), key)))
     }
 
-    fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, Line>> {
+    fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, Line<H>>> {
         let hash = self.hasher.hash_one(key);
         &self.shards[hash as usize % SHARDS]
     }
@@ -111,7 +110,7 @@ impl Queue {
     fn pass_on(self: &Arc<Self>, key: &Key) {
         let mut shard = self.shard(key).lock();
         let Some(line) = shard.get_mut(key) else { return };
-        // Dropped after the lock: the last owner of a lease has work to do.
+        // Dropped after the lock: the last owner of a holder may have work to do.
         let _held = line.held.take();
         loop {
             let Some(waiter) = line.waiters.pop_front() else {
@@ -132,17 +131,17 @@ impl Queue {
 
 /// The right to talk to the servers about a key. Dropping it passes it on.
 #[derive(Debug)]
-pub(crate) struct Turn(Option<(Arc<Queue>, Key)>);
+pub(crate) struct Turn<H>(Option<(Arc<Queue<H>>, Key)>);
 
-impl Turn {
+impl<H> Turn<H> {
     /// Makes known that the key is held now, and sends those away who would not wait for that.
-    pub(crate) fn hold(&self, lease: &Lease) {
+    pub(crate) fn hold(&self, holder: &Arc<H>) {
         let Some((queue, key)) = &self.0 else { return };
         let mut sent_away = Vec::new();
         {
             let mut shard = queue.shard(key).lock();
             let Some(line) = shard.get_mut(key) else { return };
-            line.held = Some(lease.clone());
+            line.held = Some(Arc::clone(holder));
             if line.waiters.iter().any(|waiter| waiter.brief) {
                 let (brief, patient) =
                     line.waiters.drain(..).partition::<VecDeque<_>, _>(|waiter| waiter.brief);
@@ -152,12 +151,12 @@ impl Turn {
         }
         for waiter in sent_away {
             // Who has left needs no answer.
-            let _gone = waiter.entry.send(Entry::Held(lease.clone()));
+            let _gone = waiter.entry.send(Entry::Held(Arc::clone(holder)));
         }
     }
 }
 
-impl Drop for Turn {
+impl<H> Drop for Turn<H> {
     fn drop(&mut self) {
         if let Some((queue, key)) = self.0.take() {
             queue.pass_on(&key);
@@ -184,7 +183,7 @@ mod tests {
         }
     }
 
-    fn turn(entry: Option<Entry>) -> Turn {
+    fn turn(entry: Option<Entry<()>>) -> Turn<()> {
         match entry {
             Some(Entry::Turn(turn)) => turn,
             other => panic!("no turn: {other:?}"),

@@ -2,27 +2,20 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::RwLock;
 use tokio::time::{Instant, timeout_at};
 
-use crate::clock::Moment;
-use crate::config::{CheckedGroup, Config, check_label};
+use crate::config::Config;
 use crate::error::{Holding, LockError, NodeReport};
-use crate::group::{Group, Round};
 use crate::guard::{Guard, Released};
-use crate::keeper::Keeper;
 use crate::key::{IntoKey, Key};
-use crate::latch::Latch;
 use crate::lease::Lease;
-use crate::node::{Identities, MemoryNode, Node, Op, RedisNode};
+use crate::node::Op;
 use crate::protocol::quorum::{NodeAnswer, Verdict, majority};
 use crate::protocol::tenure::LostReason;
-use crate::queue::Queue;
 use crate::request::{Renew, Request};
-use crate::ring::Ring;
+use crate::service::Service;
 use crate::token::Token;
 
 /// How long [`Redlock::connect`] gives the servers to answer.
@@ -46,20 +39,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// ```
 #[derive(Clone)]
 pub struct Redlock {
-    inner: Arc<Inner>,
-}
-
-/// What the parts of one lock service share.
-pub(crate) struct Inner {
-    pub(crate) config: Config,
-    pub(crate) queue: Arc<Queue>,
-    pub(crate) keeper: Arc<Keeper>,
-    pub(crate) closing: Latch,
-    /// Read by every attempt, written by who closes: it waits for them, and keeps new ones out.
-    pub(crate) attempts: RwLock<()>,
-    ring: Ring,
-    groups: Box<[Arc<Group>]>,
-    ids: AtomicU64,
+    service: Arc<Service>,
 }
 
 /// What was left when a [`Redlock`] was closed.
@@ -89,32 +69,7 @@ impl Redlock {
     /// A lock service that connects on first use. Needs no runtime to be constructed.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        let identities = Arc::new(Identities::default());
-        let groups = config.groups.iter().map(|group| {
-            let redis = |server| -> Arc<dyn Node> {
-                Arc::new(RedisNode::new(server, &config, &identities))
-            };
-            let nodes = if config.memory {
-                vec![Arc::new(MemoryNode::new(Arc::clone(&config.clock))) as Arc<dyn Node>]
-            } else {
-                group.servers().iter().map(redis).collect()
-            };
-            Arc::new(Group::new(nodes))
-        });
-        let groups = groups.collect();
-        let names: Vec<&str> = config.groups.iter().map(CheckedGroup::name).collect();
-        Self {
-            inner: Arc::new(Inner {
-                ring: Ring::new(config.ring, &names),
-                queue: Arc::new(Queue::new(config.max_waiters)),
-                keeper: Arc::new(Keeper::new(Arc::clone(&config.clock))),
-                closing: Latch::default(),
-                attempts: RwLock::const_new(()),
-                groups,
-                ids: AtomicU64::new(0),
-                config,
-            }),
-        }
+        Self { service: Arc::new(Service::new(config)) }
     }
 
     /// A lock service that is known to be there: a majority of every group has answered.
@@ -156,7 +111,7 @@ impl Redlock {
     /// # Ok(()) }
     /// ```
     pub fn lock(&self, key: impl IntoKey) -> Request {
-        Request::new(Arc::clone(&self.inner), key.into_key())
+        Request::new(Arc::clone(&self.service), key.into_key())
     }
 
     /// Locks `key` or fails after one round: no waiting, no retries.
@@ -258,7 +213,7 @@ impl Redlock {
     /// Once polled, the release is sent in any case.
     pub async fn unlock(&self, key: impl IntoKey, token: &Token) -> Result<Released, LockError> {
         let key = key.into_key().map_err(LockError::invalid)?;
-        let round = self.inner.post(Op::Release { report: false }, &key, token);
+        let round = self.service.post(Op::Release { report: false }, &key, token);
         Ok(Released::by(round.verdict().await))
     }
 
@@ -281,20 +236,20 @@ impl Redlock {
         ttl: Duration,
     ) -> Result<Duration, LockError> {
         let key = key.into_key().map_err(LockError::invalid)?;
-        let ttl = self.inner.usable_ttl(ttl)?;
-        let sent = self.inner.now();
-        let round = self.inner.post(Op::Extend { ttl }, &key, token);
+        let ttl = self.config().usable_ttl(ttl).map_err(LockError::invalid)?;
+        let sent = self.service.now();
+        let round = self.service.post(Op::Extend { ttl }, &key, token);
         let verdict = round.verdict().await;
-        let group = self.inner.group_of(&key);
-        let end = sent + ttl.saturating_sub(self.inner.config.drift(ttl));
-        let validity = end.since(self.inner.now());
+        let group = self.service.group_of(&key);
+        let end = sent + ttl.saturating_sub(self.config().drift().of(ttl));
+        let validity = end.since(self.service.now());
         match verdict {
             Verdict::Granted if validity.is_zero() => Err(LockError::expired(group.report(&round))),
             Verdict::Granted => Ok(validity),
             Verdict::Denied if round.inspect(|ballot| ballot.denied_by_majority()) => {
                 Err(LockError::lost(LostReason::TakenOver).with_nodes(group.report(&round)))
             }
-            Verdict::Denied | Verdict::Unavailable => Err(self.inner.unavailable(group, &round)),
+            Verdict::Denied | Verdict::Unavailable => Err(group.unavailable(&round)),
         }
     }
 
@@ -311,8 +266,8 @@ impl Redlock {
     /// Dropping the future has no effect.
     pub async fn inspect(&self, key: impl IntoKey) -> Result<Inspection, LockError> {
         let key = key.into_key().map_err(LockError::invalid)?;
-        let group = self.inner.group_of(&key);
-        let round = self.inner.ask(group, &self.inner.full_key(&key)).await?;
+        let group = self.service.group_of(&key);
+        let round = self.service.ask(group, &self.service.full_key(&key)).await?;
         let nodes = group.report(&round);
         let holding = Holding::of(&nodes);
         let is_held = |node: &&NodeReport| matches!(node.answer, NodeAnswer::Held { .. });
@@ -332,10 +287,10 @@ impl Redlock {
     ///
     /// Dropping the future has no effect.
     pub async fn ready(&self) -> Result<(), LockError> {
-        self.inner.check_open()?;
-        let key = self.inner.full_key(&Key::hashed("redlock:ready"));
-        for group in &self.inner.groups {
-            self.inner.ask(group, &key).await?;
+        self.service.check_open()?;
+        let key = self.service.full_key(&Key::hashed("redlock:ready"));
+        for group in &self.service.groups {
+            self.service.ask(group, &key).await?;
         }
         Ok(())
     }
@@ -347,27 +302,27 @@ impl Redlock {
     ///
     /// Dropping the future stops the waiting only.
     pub async fn close(&self, grace: Duration) -> Closed {
-        let inner = &self.inner;
+        let service = &self.service;
         let deadline = Instant::now() + grace;
-        inner.closing.raise();
-        inner.release_all();
-        let _no_more = timeout_at(deadline, inner.attempts.write()).await;
-        inner.release_all();
+        service.closing.raise();
+        service.keeper.release_all();
+        let _no_more = timeout_at(deadline, service.attempts.write()).await;
+        service.keeper.release_all();
         let mut unreleased = 0;
-        for node in inner.groups.iter().flat_map(|group| group.nodes()) {
+        for node in service.groups.iter().flat_map(|group| group.nodes()) {
             if timeout_at(deadline, node.settled()).await.is_err() {
                 unreleased += node.unsettled();
             }
             node.shut_down();
         }
-        inner.keeper.close();
+        service.keeper.close();
         Closed { unreleased }
     }
 
     /// The configuration.
     #[must_use]
     pub fn config(&self) -> &Config {
-        &self.inner.config
+        &self.service.config
     }
 }
 
@@ -385,77 +340,6 @@ impl From<Config> for Redlock {
 
 impl fmt::Debug for Redlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redlock").field("config", &self.inner.config).finish_non_exhaustive()
-    }
-}
-
-impl Inner {
-    fn release_all(&self) {
-        for tenancy in self.keeper.held() {
-            tenancy.lose(LostReason::Closed);
-            tenancy.release();
-        }
-    }
-
-    pub(crate) fn now(&self) -> Moment {
-        self.config.clock.now()
-    }
-
-    pub(crate) fn next_id(&self) -> u64 {
-        self.ids.fetch_add(1, Ordering::Relaxed)
-    }
-
-    pub(crate) fn check_open(&self) -> Result<(), LockError> {
-        if self.closing.is_raised() { Err(LockError::closed()) } else { Ok(()) }
-    }
-
-    /// The key as the servers know it.
-    pub(crate) fn full_key(&self, key: &Key) -> Key {
-        key.with_prefix(&self.config.key_prefix)
-    }
-
-    /// The group that owns a key, given without prefix: other clients of the ring know no prefix.
-    pub(crate) fn group_of(&self, key: &Key) -> &Arc<Group> {
-        &self.groups[self.ring.group_of(key.as_bytes())]
-    }
-
-    /// A TTL in the servers' unit, if it leaves any validity.
-    pub(crate) fn usable_ttl(&self, ttl: Duration) -> Result<Duration, LockError> {
-        self.config.check_ttl(ttl).map_err(LockError::invalid)?;
-        let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        Ok(Duration::from_millis(millis))
-    }
-
-    pub(crate) fn label<'l>(&'l self, label: Option<&'l str>) -> Result<&'l str, LockError> {
-        match label {
-            None => Ok(&self.config.label),
-            Some(label) => {
-                check_label(label).map_err(LockError::invalid)?;
-                Ok(label)
-            }
-        }
-    }
-
-    pub(crate) fn unavailable(&self, group: &Group, round: &Round) -> LockError {
-        LockError::unavailable(group.report(round), self.config.reconnection_interval.cap)
-    }
-
-    fn post(&self, op: Op, key: &Key, token: &Token) -> Arc<Round> {
-        self.group_of(key).post(op, &self.full_key(key), token)
-    }
-
-    async fn ask(&self, group: &Group, full_key: &Key) -> Result<Arc<Round>, LockError> {
-        let token = Token::generate(&self.config.label).map_err(LockError::no_randomness)?;
-        let round = group.post(Op::Inspect, full_key, &token);
-        match round.verdict().await {
-            Verdict::Granted | Verdict::Denied => Ok(round),
-            Verdict::Unavailable => Err(self.unavailable(group, &round)),
-        }
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.keeper.close();
+        f.debug_struct("Redlock").field("config", &self.service.config).finish_non_exhaustive()
     }
 }

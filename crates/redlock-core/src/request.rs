@@ -11,17 +11,20 @@ use tokio::sync::RwLockReadGuard;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::Moment;
+use crate::config::check_label;
 use crate::error::LockError;
-use crate::group::{Group, Round};
+use crate::group::Group;
 use crate::guard::Guard;
 use crate::key::{InvalidKey, Key};
 use crate::latch::Latch;
-use crate::lease::{Lease, Tenancy};
+use crate::lease::Lease;
 use crate::node::Op;
 use crate::protocol::attempt::{Attempt, Outcome};
 use crate::protocol::tenure::{Tenure, Terms};
 use crate::queue::{Entry, Turn};
-use crate::redlock::Inner;
+use crate::round::Round;
+use crate::service::Service;
+use crate::tenancy::Tenancy;
 use crate::token::Token;
 
 /// Whether a lease is renewed while its guard lives.
@@ -70,7 +73,7 @@ pub enum Renew {
 /// server is released in the background.
 #[must_use = "a request does nothing until it is awaited"]
 pub struct Request {
-    inner: Arc<Inner>,
+    service: Arc<Service>,
     key: Result<Key, InvalidKey>,
     ttl: Duration,
     wait: Option<Duration>,
@@ -80,9 +83,9 @@ pub struct Request {
 }
 
 impl Request {
-    pub(crate) fn new(inner: Arc<Inner>, key: Result<Key, InvalidKey>) -> Self {
-        let ttl = inner.config.ttl;
-        Self { inner, key, ttl, wait: None, renew: Renew::No, max_hold: None, label: None }
+    pub(crate) fn new(service: Arc<Service>, key: Result<Key, InvalidKey>) -> Self {
+        let ttl = service.config.ttl;
+        Self { service, key, ttl, wait: None, renew: Renew::No, max_hold: None, label: None }
     }
 
     /// For how long the servers keep the key if nobody extends or releases it.
@@ -151,43 +154,53 @@ impl fmt::Debug for Request {
 
 impl Request {
     async fn acquire(self) -> Result<Guard, LockError> {
-        let inner = &self.inner;
+        let service = &self.service;
         let key = self.key.clone().map_err(LockError::invalid)?;
-        let ttl = inner.usable_ttl(self.ttl)?;
-        let label = inner.label(self.label.as_deref())?;
-        inner.check_open()?;
-        let began = inner.now();
+        let ttl = service.config.usable_ttl(self.ttl).map_err(LockError::invalid)?;
+        let label = self.usable_label()?;
+        service.check_open()?;
+        let began = service.now();
         let turn = self.stand_in_line(&key).await?;
-        let full_key = inner.full_key(&key);
-        let group = inner.group_of(&key);
+        let full_key = service.full_key(&key);
+        let group = service.group_of(&key);
         let mut retries = 0;
         loop {
             let token = Token::generate(label).map_err(LockError::no_randomness)?;
-            let mut attempt = Pending::post(inner, group, &full_key, token, ttl)?;
+            let mut attempt = Pending::post(service, group, &full_key, token, ttl)?;
             let outcome = attempt.outcome().await;
-            inner.check_open()?;
+            service.check_open()?;
             let error = match outcome {
                 Outcome::Won { valid_until } => {
                     return Ok(self.won(key, turn, attempt, valid_until));
                 }
                 Outcome::Contended => attempt.find_holder().await,
-                Outcome::Unavailable => inner.unavailable(group, &attempt.round),
+                Outcome::Unavailable => group.unavailable(&attempt.round),
                 Outcome::Expired => LockError::expired(group.report(&attempt.round)),
             };
             let hopeless = attempt.round.inspect(|ballot| ballot.refused_by_majority());
             drop(attempt);
-            let Some(pause) = self.pause(&error, retries, inner.now().since(began), hopeless)
+            let Some(pause) = self.pause(&error, retries, service.now().since(began), hopeless)
             else {
                 return Err(error);
             };
             retries = retries.saturating_add(1);
-            or_closed(&inner.closing, sleep(pause)).await?;
+            or_closed(&service.closing, sleep(pause)).await?;
+        }
+    }
+
+    fn usable_label(&self) -> Result<&str, LockError> {
+        match self.label.as_deref() {
+            None => Ok(&self.service.config.label),
+            Some(label) => {
+                check_label(label).map_err(LockError::invalid)?;
+                Ok(label)
+            }
         }
     }
 
     /// For how long the place in line is kept.
     fn patience(&self) -> Duration {
-        let config = &self.inner.config;
+        let config = &self.service.config;
         match self.wait {
             // Only until it is decided whether the one in front gets the lock.
             Some(Duration::ZERO) => 2 * config.node_deadline,
@@ -196,21 +209,21 @@ impl Request {
         }
     }
 
-    async fn stand_in_line(&self, key: &Key) -> Result<Turn, LockError> {
-        let queue = &self.inner.queue;
+    async fn stand_in_line(&self, key: &Key) -> Result<Turn<Tenancy>, LockError> {
+        let queue = &self.service.queue;
         let brief = self.wait == Some(Duration::ZERO);
         let standing = timeout(self.patience(), queue.enter(key, brief));
-        let held = match or_closed(&self.inner.closing, standing).await? {
+        let held = match or_closed(&self.service.closing, standing).await? {
             Ok(Entry::Turn(turn)) => return Ok(turn),
             Ok(Entry::Full(held)) => {
-                let holder = held.map(|lease| lease.token().label().into());
-                return Err(LockError::line_full(self.inner.config.max_waiters, holder));
+                let holder = held.map(|holder| holder.token.label().into());
+                return Err(LockError::line_full(self.service.config.max_waiters, holder));
             }
-            Ok(Entry::Held(lease)) => Some(lease),
+            Ok(Entry::Held(holder)) => Some(holder),
             Err(_) => queue.held(key),
         };
-        let holder = held.as_ref().map(|lease| lease.token().label().into());
-        Err(LockError::held(holder, held.map(|lease| lease.remaining())))
+        let holder = held.as_ref().map(|held| held.token.label().into());
+        Err(LockError::held(holder, held.map(|held| held.remaining())))
     }
 
     /// For how long to pause before the next round; `None`: give up.
@@ -221,7 +234,7 @@ impl Request {
         elapsed: Duration,
         hopeless: bool,
     ) -> Option<Duration> {
-        let config = &self.inner.config;
+        let config = &self.service.config;
         let left = match self.wait {
             Some(wait) => wait.checked_sub(elapsed).filter(|left| !left.is_zero())?,
             // Servers that are known to be down will not be back within the policy's pauses.
@@ -237,20 +250,25 @@ impl Request {
         Some(pause.min(left))
     }
 
-    fn won(&self, key: Key, turn: Turn, mut attempt: Pending<'_>, valid_until: Moment) -> Guard {
-        let inner = &self.inner;
+    fn won(
+        &self,
+        key: Key,
+        turn: Turn<Tenancy>,
+        mut attempt: Pending<'_>,
+        valid_until: Moment,
+    ) -> Guard {
+        let service = &self.service;
         let Attempt { started, ttl, .. } = attempt.attempt;
         // A little earlier than a third each, or leases taken at once are renewed at once.
         let renew_after = (self.renew == Renew::Yes).then(|| (1.0 - fastrand::f64() / 8.0) / 3.0);
-        let hold_until = self.max_hold.map_or(Moment::NEVER, |max_hold| inner.now() + max_hold);
+        let hold_until = self.max_hold.map_or(Moment::NEVER, |max_hold| service.now() + max_hold);
         let terms = Terms { ttl, renew_after, hold_until };
         let tenure = Tenure::new(terms, started, valid_until);
         let tenancy = attempt.keep(key, tenure);
-        let lease = Lease(tenancy);
-        turn.hold(&lease);
-        *lease.0.turn.lock() = Some(turn);
-        inner.keeper.watch(&lease.0);
-        Guard::new(lease)
+        turn.hold(&tenancy);
+        *tenancy.turn.lock() = Some(turn);
+        service.keeper.watch(&tenancy);
+        Guard::new(Lease(tenancy), Arc::clone(service))
     }
 }
 
@@ -266,7 +284,7 @@ async fn or_closed<F: Future>(closing: &Latch, future: F) -> Result<F::Output, L
 /// An attempt that is not decided yet, or not won. Dropping it releases the key wherever it may
 /// have been set, whether the caller gave up or was dropped itself (H17).
 struct Pending<'r> {
-    inner: &'r Arc<Inner>,
+    service: &'r Arc<Service>,
     group: &'r Arc<Group>,
     full_key: &'r Key,
     token: Token,
@@ -279,22 +297,23 @@ struct Pending<'r> {
 
 impl<'r> Pending<'r> {
     fn post(
-        inner: &'r Arc<Inner>,
+        service: &'r Arc<Service>,
         group: &'r Arc<Group>,
         full_key: &'r Key,
         token: Token,
         ttl: Duration,
     ) -> Result<Self, LockError> {
-        let admitted = inner.attempts.try_read().map_err(|_| LockError::closed())?;
-        let attempt = Attempt { started: inner.now(), ttl, drift: inner.config.drift(ttl) };
+        let admitted = service.attempts.try_read().map_err(|_| LockError::closed())?;
+        let attempt =
+            Attempt { started: service.now(), ttl, drift: service.config.drift().of(ttl) };
         let round = group.post(Op::Acquire { ttl }, full_key, &token);
         let (settled, _admitted) = (false, admitted);
-        Ok(Self { inner, group, full_key, token, attempt, round, settled, _admitted })
+        Ok(Self { service, group, full_key, token, attempt, round, settled, _admitted })
     }
 
     async fn outcome(&self) -> Outcome {
         let verdict = self.round.verdict().await;
-        self.attempt.judge(verdict, self.inner.now())
+        self.attempt.judge(verdict, self.service.now())
     }
 
     /// Cleans up, and learns from the same answers who has the key.
@@ -316,13 +335,14 @@ impl<'r> Pending<'r> {
     fn keep(&mut self, key: Key, tenure: Tenure) -> Arc<Tenancy> {
         self.settled = true;
         Arc::new(Tenancy {
-            inner: Arc::clone(self.inner),
-            id: self.inner.next_id(),
+            id: self.service.next_id(),
             key,
             full_key: self.full_key.clone(),
             token: self.token.clone(),
             group: Arc::clone(self.group),
             acquired: Arc::clone(&self.round),
+            clock: Arc::clone(&self.service.config.clock),
+            drift: self.service.config.drift(),
             tenure: Mutex::new(tenure),
             turn: Mutex::default(),
             lost: Latch::default(),

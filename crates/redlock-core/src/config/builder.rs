@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Backoff, CLOCK_PRECISION, CheckedGroup, Config, ConfigError, Group, MAX_TTL};
+use super::drift::{CLOCK_PRECISION, Drift};
+use super::{Backoff, CheckedGroup, Config, ConfigError, Group, MAX_TTL};
 use crate::clock::{Clock, SystemClock, TokioClock};
 use crate::ring::RingScheme;
 use crate::token::{MAX_LABEL_LEN, is_label};
@@ -237,7 +238,7 @@ impl ConfigBuilder {
         if let Some(deadline) = self.node_deadline {
             check_node_deadline(deadline, self.ttl)?;
         }
-        check_ttl(self.ttl, self.drift_factor, self.effective_node_deadline())?;
+        usable_ttl(self.ttl, Drift(self.drift_factor), self.effective_node_deadline())?;
         if !(1..=MAX_POOL_SIZE).contains(&self.pool_size) {
             let fix = format!("a server needs 1 to {MAX_POOL_SIZE} connections; 1 suits most");
             return Err(ConfigError::new("pool_size", self.pool_size, fix));
@@ -317,16 +318,12 @@ pub(crate) fn check_label(label: &str) -> Result<(), ConfigError> {
     Err(ConfigError::new("label", value, fix))
 }
 
-pub(super) fn drift(ttl: Duration, factor: f64) -> Duration {
-    let share = Duration::try_from_secs_f64(ttl.as_secs_f64() * factor).unwrap_or(ttl);
-    share.saturating_add(CLOCK_PRECISION)
-}
-
-pub(super) fn check_ttl(
+/// The TTL as the servers count it, if it outlives the drift and two node deadlines.
+pub(super) fn usable_ttl(
     ttl: Duration,
-    drift_factor: f64,
+    drift: Drift,
     node_deadline: Duration,
-) -> Result<(), ConfigError> {
+) -> Result<Duration, ConfigError> {
     let whole = whole_millis(ttl);
     let error = |fix: String| Err(ConfigError::new("ttl", format!("{ttl:?}"), fix));
     if whole.is_zero() {
@@ -335,17 +332,17 @@ pub(super) fn check_ttl(
     if ttl > MAX_TTL {
         return error(format!("a lease of more than {MAX_TTL:?}, a year, never ends: set less"));
     }
-    let drift = drift(whole, drift_factor);
-    if whole <= drift.saturating_add(node_deadline.saturating_mul(2)) {
+    let drifted = drift.of(whole);
+    if whole <= drifted.saturating_add(node_deadline.saturating_mul(2)) {
         let fixed = CLOCK_PRECISION.saturating_add(node_deadline.saturating_mul(2));
-        let least = fixed.as_secs_f64() / (1.0 - drift_factor) * 1000.0;
+        let least = fixed.as_secs_f64() / (1.0 - drift.0) * 1000.0;
         let advice = format!("set a ttl of at least {}ms", least.floor() + 1.0);
         return error(format!(
-            "nothing would be left of it after the drift of the clocks, {drift:?}, and two node \
+            "nothing would be left of it after the drift of the clocks, {drifted:?}, and two node \
              deadlines of {node_deadline:?}: {advice}, or a shorter node_deadline"
         ));
     }
-    Ok(())
+    Ok(whole)
 }
 
 fn check_node_deadline(deadline: Duration, ttl: Duration) -> Result<(), ConfigError> {
@@ -644,17 +641,17 @@ mod tests {
             let (ttl, deadline) = (Duration::from_micros(ttl), millis(deadline));
             if let Ok(config) = one().ttl(ttl).drift_factor(factor).node_deadline(deadline).build() {
                 prop_assert!(config.ttl() <= ttl);
-                prop_assert!(config.ttl() > config.drift(config.ttl()) + 2 * deadline);
+                prop_assert!(config.ttl() > config.drift().of(config.ttl()) + 2 * deadline);
             }
         }
 
         #[test]
         fn the_advised_ttl_is_accepted(factor in 0.0..0.99, deadline in 1_u64..100_000) {
-            let error = check_ttl(millis(1), factor, millis(deadline)).unwrap_err().to_string();
+            let error = usable_ttl(millis(1), Drift(factor), millis(deadline)).unwrap_err().to_string();
             let (_, advice) = error.split_once("a ttl of at least ").unwrap();
             let (advice, _) = advice.split_once("ms").unwrap();
             let advised = millis(advice.parse().unwrap());
-            prop_assert!(check_ttl(advised, factor, millis(deadline)).is_ok(), "{}", error);
+            prop_assert!(usable_ttl(advised, Drift(factor), millis(deadline)).is_ok(), "{}", error);
         }
     }
 }

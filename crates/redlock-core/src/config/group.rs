@@ -1,6 +1,6 @@
 //! Servers that decide about their share of the keys.
 
-use crate::server::{CheckedServer, Server};
+use super::server::{CheckedServer, Server};
 
 /// An odd number of independent servers that own a share of the keys.
 ///

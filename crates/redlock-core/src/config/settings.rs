@@ -9,9 +9,9 @@ use serde::de::{
     value::{MapAccessDeserializer, SeqAccessDeserializer},
 };
 
+use super::server::Server;
 use super::{Config, ConfigBuilder, ConfigError, Group};
 use crate::ring::RingScheme;
-use crate::server::Server;
 
 /// The names of the settings in a file. Whatever is left out has the builder's default.
 #[derive(serde::Deserialize)]

@@ -6,12 +6,10 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::group::Round;
 use crate::key::Key;
-use crate::protocol::quorum::NodeAnswer;
+use crate::round::Seat;
 use crate::token::Token;
 
 mod batch;
@@ -72,32 +70,4 @@ pub(crate) struct Command {
     pub(crate) key: Key,
     pub(crate) token: Token,
     pub(crate) seat: Seat,
-}
-
-/// A node's seat in a round. It is vacated by an answer; one that is dropped without has failed,
-/// so that no caller waits for a node whose task or runtime is gone.
-#[derive(Debug)]
-pub(crate) struct Seat {
-    round: Option<Arc<Round>>,
-    index: usize,
-}
-
-impl Seat {
-    pub(crate) fn new(round: Arc<Round>, index: usize) -> Self {
-        Self { round: Some(round), index }
-    }
-
-    pub(crate) fn answer(mut self, answer: NodeAnswer) {
-        if let Some(round) = self.round.take() {
-            round.answer(self.index, answer);
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        if let Some(round) = self.round.take() {
-            round.answer(self.index, NodeAnswer::Failed("its connection task ended".into()));
-        }
-    }
 }

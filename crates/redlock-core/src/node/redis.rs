@@ -11,8 +11,7 @@ use super::connection::{CONNECT_DEADLINE, Causes, Identities, Manager};
 use super::lane::Lane;
 use super::mailbox::Mailbox;
 use super::{Command, Node};
-use crate::config::Config;
-use crate::server::CheckedServer;
+use crate::config::{CheckedServer, Config};
 
 /// One server, with as many lanes as it has connections.
 #[derive(Debug)]

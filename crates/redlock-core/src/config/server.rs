@@ -12,7 +12,7 @@ use redis::{
 };
 use url::Url;
 
-use crate::config::ConfigError;
+use super::error::ConfigError;
 
 const DEFAULT_PORT: u16 = 6379;
 

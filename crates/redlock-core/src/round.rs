@@ -1,0 +1,89 @@
+//! A round: one command to every node of a group, and the votes on it.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use parking_lot::Mutex;
+
+use crate::protocol::quorum::{Ballot, NodeAnswer, Verdict};
+
+/// The votes on one command. Nodes cast them, one caller awaits the verdict; who no longer waits
+/// may drop the future, the votes are counted all the same.
+#[derive(Debug)]
+pub(crate) struct Round {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    ballot: Ballot,
+    waiting: Option<Waker>,
+}
+
+impl Round {
+    pub(crate) fn new(nodes: usize) -> Self {
+        Self { state: Mutex::new(State { ballot: Ballot::new(nodes), waiting: None }) }
+    }
+
+    /// Counts the vote of one node and wakes the caller once, when the verdict is known.
+    pub(crate) fn answer(&self, seat: usize, answer: NodeAnswer) {
+        let waiting = {
+            let mut state = self.state.lock();
+            match state.ballot.record(seat, answer) {
+                Some(_) => state.waiting.take(),
+                None => None,
+            }
+        };
+        if let Some(waker) = waiting {
+            waker.wake();
+        }
+    }
+
+    /// Waits for the verdict. Every node answers within its deadline, so this ends.
+    pub(crate) async fn verdict(&self) -> Verdict {
+        poll_fn(|cx| {
+            let mut state = self.state.lock();
+            match state.ballot.verdict() {
+                Some(verdict) => Poll::Ready(verdict),
+                None => {
+                    state.waiting = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    pub(crate) fn inspect<T>(&self, look: impl FnOnce(&Ballot) -> T) -> T {
+        look(&self.state.lock().ballot)
+    }
+}
+
+/// A node's seat in a round. It is vacated by an answer; one that is dropped without has failed,
+/// so that no caller waits for a node whose task or runtime is gone.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    round: Option<Arc<Round>>,
+    index: usize,
+}
+
+impl Seat {
+    pub(crate) fn new(round: Arc<Round>, index: usize) -> Self {
+        Self { round: Some(round), index }
+    }
+
+    pub(crate) fn answer(mut self, answer: NodeAnswer) {
+        if let Some(round) = self.round.take() {
+            round.answer(self.index, answer);
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(round) = self.round.take() {
+            round.answer(self.index, NodeAnswer::Failed("its connection task ended".into()));
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The lock service: what all handles, requests and guards of one [`Redlock`](crate::Redlock)
+//! share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::RwLock;
+
+use crate::clock::Moment;
+use crate::config::{CheckedGroup, Config};
+use crate::error::LockError;
+use crate::group::Group;
+use crate::keeper::Keeper;
+use crate::key::Key;
+use crate::latch::Latch;
+use crate::node::{Identities, MemoryNode, Node, Op, RedisNode};
+use crate::protocol::quorum::Verdict;
+use crate::queue::Queue;
+use crate::ring::Ring;
+use crate::round::Round;
+use crate::tenancy::Tenancy;
+use crate::token::Token;
+
+pub(crate) struct Service {
+    pub(crate) config: Config,
+    pub(crate) queue: Arc<Queue<Tenancy>>,
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) groups: Box<[Arc<Group>]>,
+    pub(crate) closing: Latch,
+    /// Read by every attempt, written by who closes: it waits for them, and keeps new ones out.
+    pub(crate) attempts: RwLock<()>,
+    ring: Ring,
+    ids: AtomicU64,
+}
+
+impl Service {
+    pub(crate) fn new(config: Config) -> Self {
+        let identities = Arc::new(Identities::default());
+        let groups = config.groups.iter().map(|group| {
+            let redis = |server| -> Arc<dyn Node> {
+                Arc::new(RedisNode::new(server, &config, &identities))
+            };
+            let nodes = if config.memory {
+                vec![Arc::new(MemoryNode::new(Arc::clone(&config.clock))) as Arc<dyn Node>]
+            } else {
+                group.servers().iter().map(redis).collect()
+            };
+            Arc::new(Group::new(nodes, config.reconnection_interval.cap))
+        });
+        let groups = groups.collect();
+        let names: Vec<&str> = config.groups.iter().map(CheckedGroup::name).collect();
+        Self {
+            ring: Ring::new(config.ring, &names),
+            queue: Arc::new(Queue::new(config.max_waiters)),
+            keeper: Arc::new(Keeper::new(Arc::clone(&config.clock))),
+            closing: Latch::default(),
+            attempts: RwLock::const_new(()),
+            groups,
+            ids: AtomicU64::new(0),
+            config,
+        }
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        self.config.clock.now()
+    }
+
+    pub(crate) fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn check_open(&self) -> Result<(), LockError> {
+        if self.closing.is_raised() { Err(LockError::closed()) } else { Ok(()) }
+    }
+
+    /// The key as the servers know it.
+    pub(crate) fn full_key(&self, key: &Key) -> Key {
+        key.with_prefix(&self.config.key_prefix)
+    }
+
+    /// The group that owns a key, given without prefix: other clients of the ring know no prefix.
+    pub(crate) fn group_of(&self, key: &Key) -> &Arc<Group> {
+        &self.groups[self.ring.group_of(key.as_bytes())]
+    }
+
+    pub(crate) fn post(&self, op: Op, key: &Key, token: &Token) -> Arc<Round> {
+        self.group_of(key).post(op, &self.full_key(key), token)
+    }
+
+    /// Asks the nodes of a group who holds a key.
+    pub(crate) async fn ask(&self, group: &Group, full_key: &Key) -> Result<Arc<Round>, LockError> {
+        let token = Token::generate(&self.config.label).map_err(LockError::no_randomness)?;
+        let round = group.post(Op::Inspect, full_key, &token);
+        match round.verdict().await {
+            Verdict::Granted | Verdict::Denied => Ok(round),
+            Verdict::Unavailable => Err(group.unavailable(&round)),
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.keeper.close();
+    }
+}

@@ -1,0 +1,166 @@
+//! A tenancy: one acquisition of a key, from the votes that won it to its end.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::clock::{Clock, Moment};
+use crate::config::Drift;
+use crate::error::LockError;
+use crate::group::Group;
+use crate::key::Key;
+use crate::latch::Latch;
+use crate::node::Op;
+use crate::protocol::quorum::Verdict;
+use crate::protocol::tenure::{Extension, LostReason, Tenure};
+use crate::queue::Turn;
+use crate::round::Round;
+use crate::token::Token;
+
+/// Shared by the guard, its leases, the keeper and the line of waiters.
+pub(crate) struct Tenancy {
+    pub(crate) id: u64,
+    pub(crate) key: Key,
+    /// The key as the servers know it.
+    pub(crate) full_key: Key,
+    pub(crate) token: Token,
+    pub(crate) group: Arc<Group>,
+    /// The votes that won it, and those that are still coming in.
+    pub(crate) acquired: Arc<Round>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) drift: Drift,
+    pub(crate) tenure: Mutex<Tenure>,
+    pub(crate) turn: Mutex<Option<Turn<Tenancy>>>,
+    pub(crate) lost: Latch,
+    /// When the keeper will look at it next. The keeper's own.
+    pub(crate) timer: Mutex<Option<Moment>>,
+}
+
+impl Tenancy {
+    /// For how long it is still valid.
+    pub(crate) fn remaining(&self) -> Duration {
+        self.tenure.lock().remaining(self.clock.now())
+    }
+
+    pub(crate) fn lost_reason(&self) -> Option<LostReason> {
+        self.tenure.lock().lost(self.clock.now())
+    }
+
+    pub(crate) async fn lost(&self) -> LostReason {
+        loop {
+            if let Some(reason) = self.lost_reason() {
+                return reason;
+            }
+            self.lost.raised().await;
+        }
+    }
+
+    /// Posts the release unless that was done, and lets the next in line have its turn.
+    pub(crate) fn release(&self) -> Option<Arc<Round>> {
+        let round = {
+            let mut tenure = self.tenure.lock();
+            if tenure.is_released() {
+                return None;
+            }
+            tenure.release();
+            // Posted under the lock: no renewal can be posted after it.
+            self.group.release(&self.full_key, &self.token, &self.acquired, false)
+        };
+        self.end_turn();
+        Some(round)
+    }
+
+    /// Gives the lock up without releasing it: whoever has the token may go on with it.
+    pub(crate) fn hand_over(&self) {
+        self.tenure.lock().release();
+        self.end_turn();
+    }
+
+    /// Asks every node to extend the key, and says what came of it.
+    ///
+    /// Not a method with `async`: the command is posted when this is called, in the order in
+    /// which renewals, extensions and the release are decided.
+    pub(crate) fn extend(
+        self: &Arc<Self>,
+        ttl: Duration,
+    ) -> Result<impl Future<Output = Result<Duration, LockError>> + Send + use<>, LockError> {
+        let mut tenure = self.tenure.lock();
+        let now = self.clock.now();
+        if let Some(reason) = tenure.lost(now) {
+            return Err(LockError::lost(reason));
+        }
+        let extension = tenure.extending(now, ttl, self.drift.of(ttl));
+        let round = self.group.post(Op::Extend { ttl }, &self.full_key, &self.token);
+        drop(tenure);
+        let tenancy = Arc::clone(self);
+        Ok(async move {
+            let verdict = round.verdict().await;
+            tenancy.judge(extension, verdict, &round)
+        })
+    }
+
+    fn judge(
+        &self,
+        extension: Extension,
+        verdict: Verdict,
+        round: &Round,
+    ) -> Result<Duration, LockError> {
+        let mut tenure = self.tenure.lock();
+        let now = self.clock.now();
+        let denied = round.inspect(|ballot| ballot.denied_by_majority());
+        let error = match verdict {
+            Verdict::Granted => {
+                tenure.extended(extension, now);
+                match tenure.lost(now) {
+                    None => return Ok(tenure.remaining(now)),
+                    Some(reason) => LockError::lost(reason),
+                }
+            }
+            Verdict::Denied | Verdict::Unavailable if denied => {
+                let lost = tenure.lose(LostReason::TakenOver);
+                drop(tenure);
+                if lost {
+                    self.announce(LostReason::TakenOver);
+                }
+                LockError::lost(LostReason::TakenOver).with_nodes(self.group.report(round))
+            }
+            Verdict::Denied | Verdict::Unavailable => {
+                tenure.not_extended(now);
+                drop(tenure);
+                self.group.unavailable(round)
+            }
+        };
+        Err(error)
+    }
+
+    /// Ends a lock that is still held, for a reason of our own.
+    pub(crate) fn lose(&self, reason: LostReason) {
+        if self.tenure.lock().lose(reason) {
+            self.announce(reason);
+        }
+    }
+
+    /// Tells everybody who waits for it that the lock is lost.
+    pub(crate) fn announce(&self, reason: LostReason) {
+        tracing::warn!(token = ?self.token, %reason, "lock lost");
+        self.lost.raise();
+        self.end_turn();
+    }
+
+    fn end_turn(&self) {
+        let turn = self.turn.lock().take();
+        drop(turn);
+    }
+}
+
+impl fmt::Debug for Tenancy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tenancy")
+            .field("key", &self.key)
+            .field("token", &self.token)
+            .field("tenure", &self.tenure)
+            .finish_non_exhaustive()
+    }
+}
