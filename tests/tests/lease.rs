@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use redlock_core::{Config, ErrorKind, LostReason, Redlock, Released, Renew};
-use redlock_tests::{Fleet, Proxy, all_vote, eventually};
+use redlock_tests::{Fleet, Proxy, RedisServer, all_vote, eventually};
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -114,6 +115,20 @@ async fn an_extension_without_a_majority_keeps_the_old_end() {
     fleet.resume(0);
     fleet.resume(1);
     eventually(SOON, "an extension", async || guard.extend(TTL).await).await;
+    drop(guard);
+    fleet.eventually_empty(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shorter_time_to_live_counts_from_when_it_is_sent_also_if_nobody_awaits_the_answer() {
+    let fleet = Fleet::start(3).await;
+    let redlock = on(&fleet).await;
+    let guard = redlock.lock("k").await.unwrap();
+    everywhere(&fleet).await;
+    fleet.iter().for_each(RedisServer::pause);
+    assert!(guard.extend(Duration::from_secs(1)).now_or_never().is_none());
+    assert_eq!(timeout(SOON, guard.lost()).await.unwrap(), LostReason::Expired);
+    fleet.iter().for_each(RedisServer::resume);
     drop(guard);
     fleet.eventually_empty(SOON).await;
 }
