@@ -151,6 +151,12 @@ impl Config {
         builder::usable_ttl(ttl, self.drift(), self.node_deadline)
     }
 
+    #[cfg(test)]
+    fn addresses(&self) -> Vec<Vec<&str>> {
+        let groups = self.groups.iter().map(CheckedGroup::servers);
+        groups.map(|servers| servers.iter().map(CheckedServer::address).collect()).collect()
+    }
+
     /// How long a lock lasts if it is not extended.
     #[must_use]
     pub fn ttl(&self) -> Duration {
@@ -281,21 +287,13 @@ mod tests {
         assert!(default.usable_ttl(default.ttl()).is_ok());
     }
 
-    fn addresses(config: &Config) -> Vec<Vec<&str>> {
-        config
-            .groups
-            .iter()
-            .map(|group| group.servers().iter().map(|server| server.address()).collect())
-            .collect()
-    }
-
     #[test]
     fn a_list_has_commas_between_servers_and_semicolons_between_groups() {
         let config =
             Config::from_list(" redis://a, redis://b/1 ,rediss://u:p%2C%3B@c:7000").unwrap();
-        assert_eq!(addresses(&config), [["a:6379/0", "b:6379/1", "c:7000/0"]]);
+        assert_eq!(config.addresses(), [["a:6379/0", "b:6379/1", "c:7000/0"]]);
         let config = Config::from_list("redis://a;redis://b").unwrap();
-        assert_eq!(addresses(&config), [["a:6379/0"], ["b:6379/0"]]);
+        assert_eq!(config.addresses(), [["a:6379/0"], ["b:6379/0"]]);
     }
 
     #[test]

@@ -35,20 +35,6 @@ impl Token {
         Ok(Self(format!("{label}:{random:032x}").into()))
     }
 
-    /// A token that was handed over as text, also one of another library.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidToken`] unless it has 1 to 128 visible ASCII characters.
-    pub fn parse(token: &str) -> Result<Self, InvalidToken> {
-        let is_visible = token.bytes().all(|byte| byte.is_ascii_graphic());
-        if is_visible && (1..=Self::MAX_LEN).contains(&token.len()) {
-            Ok(Self(token.into()))
-        } else {
-            Err(InvalidToken { len: token.len() })
-        }
-    }
-
     /// The whole token, as the servers keep it.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -77,11 +63,18 @@ pub(crate) fn is_label(label: &str) -> bool {
         && label.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
 }
 
+/// A token that was handed over as text, also one of another library: 1 to 128 visible ASCII
+/// characters.
 impl FromStr for Token {
     type Err = InvalidToken;
 
     fn from_str(token: &str) -> Result<Self, InvalidToken> {
-        Self::parse(token)
+        let is_visible = token.bytes().all(|byte| byte.is_ascii_graphic());
+        if is_visible && (1..=Self::MAX_LEN).contains(&token.len()) {
+            Ok(Self(token.into()))
+        } else {
+            Err(InvalidToken { len: token.len() })
+        }
     }
 }
 
@@ -148,7 +141,7 @@ mod tests {
     fn debug_hides_the_random_half() {
         let token = Token::generate("web").unwrap();
         assert_eq!(format!("{token:?}"), "Token(\"web:…\")");
-        let foreign = Token::parse("5ecre7").unwrap();
+        let foreign = Token::from_str("5ecre7").unwrap();
         assert_eq!(format!("{foreign:?}"), "Token(…)");
         assert_eq!(foreign.label(), "");
     }
@@ -156,12 +149,12 @@ mod tests {
     #[test]
     fn what_cannot_be_a_token_is_refused_without_showing_it() {
         for text in ["", "a b", "secret\n", "sécret", &"s".repeat(129)] {
-            let error = Token::parse(text).unwrap_err().to_string();
+            let error = Token::from_str(text).unwrap_err().to_string();
             assert!(error.contains(&format!("{} bytes", text.len())), "{error}");
             assert!(error.contains("1 to 128"), "{error}");
             assert!(!error.contains("secret") && !error.contains("sss"), "{error}");
         }
-        assert!(Token::parse(&"s".repeat(128)).is_ok());
+        assert!(Token::from_str(&"s".repeat(128)).is_ok());
     }
 
     #[test]
@@ -190,7 +183,7 @@ mod tests {
         fn the_label_comes_back_from_the_servers(label in "[!-9;-~]{1,64}") {
             let token = Token::generate(&label).unwrap();
             prop_assert_eq!(label_of(token.as_str().as_bytes()), Some(&*label));
-            prop_assert!(Token::parse(token.as_str()).is_ok());
+            prop_assert!(Token::from_str(token.as_str()).is_ok());
         }
     }
 }

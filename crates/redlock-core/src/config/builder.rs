@@ -155,14 +155,14 @@ impl ConfigBuilder {
 
     /// What to put in front of every key on the servers, at most 256 bytes. Default: nothing, so
     /// that other Redlock clients contend for the same keys.
-    pub fn key_prefix(mut self, prefix: &str) -> Self {
+    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.key_prefix = prefix.into();
         self
     }
 
     /// Who this process is to those who find a key locked: 1 to 64 visible ASCII characters, no
     /// colon. Default: host name and process id, such as `web-1/4711`.
-    pub fn label(mut self, label: &str) -> Self {
+    pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
         self
     }

@@ -94,8 +94,8 @@ impl Settings {
         builder = set(builder, self.drift_factor, ConfigBuilder::drift_factor);
         builder = set(builder, self.max_retry, ConfigBuilder::max_retry);
         builder = set(builder, self.node_deadline, ConfigBuilder::node_deadline);
-        builder = set(builder, self.key_prefix.as_deref(), ConfigBuilder::key_prefix);
-        builder = set(builder, self.label.as_deref(), ConfigBuilder::label);
+        builder = set(builder, self.key_prefix, ConfigBuilder::key_prefix);
+        builder = set(builder, self.label, ConfigBuilder::label);
         builder = set(builder, self.max_waiters, ConfigBuilder::max_waiters);
         let ring = self.ring.map(|ring| match ring {
             RingSetting::Xxh3 => RingScheme::Xxh3,
@@ -292,14 +292,6 @@ mod tests {
         serde_json::from_str(json).map_err(|error| error.to_string())
     }
 
-    fn addresses(config: &Config) -> Vec<Vec<&str>> {
-        config
-            .groups
-            .iter()
-            .map(|group| group.servers().iter().map(|server| server.address()).collect())
-            .collect()
-    }
-
     #[test]
     fn every_setting_has_its_name() {
         let config = read(
@@ -347,7 +339,7 @@ mod tests {
             ] }"#,
         )
         .unwrap();
-        assert_eq!(addresses(&config), [["a:6379/1", "b:6379/0", "c:7/2"]]);
+        assert_eq!(config.addresses(), [["a:6379/1", "b:6379/0", "c:7/2"]]);
         let info = config.groups[0].servers()[2].client().get_connection_info().clone();
         assert_eq!(info.redis_settings().username(), Some("u"));
         assert_eq!(info.redis_settings().password(), Some("p"));
@@ -360,7 +352,7 @@ mod tests {
             r#"{ "cluster": [["redis://a"], { "name": "us", "servers": [{ "host": "b" }] }] }"#,
         )
         .unwrap();
-        assert_eq!(addresses(&config), [["a:6379/0"], ["b:6379/0"]]);
+        assert_eq!(config.addresses(), [["a:6379/0"], ["b:6379/0"]]);
         assert_eq!(config.groups[0].name(), "a:6379/0");
         assert_eq!(config.groups[1].name(), "us");
     }
