@@ -11,6 +11,11 @@
     clippy::exhaustive_structs
 )]
 
+/// The programs of the README are compiled as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 mod checker;
 mod fake;
 mod fleet;
