@@ -174,12 +174,17 @@ mod tests {
         ]
     }
 
-    fn verdict_of(answers: &[NodeAnswer]) -> Option<Verdict> {
+    fn ballot(answers: &[NodeAnswer]) -> Ballot {
         let mut ballot = Ballot::new(answers.len());
         for (node, answer) in answers.iter().enumerate() {
             ballot.record(node, answer.clone());
         }
-        ballot.verdict()
+        assert_eq!(ballot.answers(), answers);
+        ballot
+    }
+
+    fn verdict_of(answers: &[NodeAnswer]) -> Option<Verdict> {
+        ballot(answers).verdict()
     }
 
     #[test]
@@ -202,6 +207,22 @@ mod tests {
         ballot.record(0, NodeAnswer::NotHeld);
         assert_eq!(ballot.record(1, NodeAnswer::TimedOut), None);
         assert_eq!(ballot.record(2, NodeAnswer::Granted), Some(Verdict::Denied));
+    }
+
+    #[test]
+    fn only_a_majority_of_denials_says_that_a_key_is_not_ours() {
+        use NodeAnswer::{Granted, NotHeld, TimedOut};
+        assert!(ballot(&[NotHeld, NotHeld, Granted]).denied_by_majority());
+        assert!(!ballot(&[NotHeld, TimedOut, TimedOut]).denied_by_majority());
+    }
+
+    #[test]
+    fn only_a_majority_that_executed_nothing_refused() {
+        use NodeAnswer::{Granted, Refused, TimedOut};
+        let refused = || Refused("down".into());
+        assert!(ballot(&[refused(), refused(), Granted]).refused_by_majority());
+        assert!(!ballot(&[refused(), TimedOut, TimedOut]).refused_by_majority());
+        assert!(!ballot(&[refused(), Granted, Granted]).refused_by_majority());
     }
 
     #[test]

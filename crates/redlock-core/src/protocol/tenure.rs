@@ -222,6 +222,33 @@ mod tests {
     const DRIFT: Duration = Duration::from_millis(10);
 
     #[test]
+    fn a_lease_is_held_until_the_end_of_its_validity_and_no_longer() {
+        let tenure = renewing(Moment::NEVER);
+        assert_eq!(tenure.remaining(at(989)), Duration::from_millis(1));
+        assert_eq!(tenure.lost(at(989)), None);
+        assert_eq!(tenure.remaining(at(990)), Duration::ZERO);
+        assert_eq!(tenure.lost(at(990)), Some(LostReason::Expired));
+    }
+
+    #[test]
+    fn what_is_lost_once_is_lost_for_the_first_reason() {
+        let mut tenure = renewing(Moment::NEVER);
+        assert!(tenure.lose(LostReason::TakenOver));
+        assert!(!tenure.lose(LostReason::Closed));
+        assert_eq!(tenure.lost(at(1)), Some(LostReason::TakenOver));
+    }
+
+    #[test]
+    fn every_loss_says_why() {
+        let reasons = ["validity ran out", "not ours", "max_hold", "closed"];
+        let lost =
+            [LostReason::Expired, LostReason::TakenOver, LostReason::MaxHold, LostReason::Closed];
+        for (lost, reason) in lost.into_iter().zip(reasons) {
+            assert!(lost.to_string().contains(reason), "{lost}");
+        }
+    }
+
+    #[test]
     fn another_ttl_has_its_own_drift_and_its_own_renewal() {
         for ttl in [200, 5_000] {
             let (ttl, drift) = (Duration::from_millis(ttl), Duration::from_millis(ttl / 50));
@@ -311,7 +338,9 @@ mod tests {
     #[test]
     fn a_released_tenure_is_not_lost_and_has_nothing_due() {
         let mut tenure = renewing(Moment::NEVER);
+        assert!(!tenure.is_released());
         tenure.release();
+        assert!(tenure.is_released());
         assert_eq!(tenure.due(at(5_000)), Due::Nothing);
         assert_eq!(tenure.lost(at(5_000)), None);
         assert_eq!(tenure.remaining(at(1)), Duration::ZERO);
