@@ -21,7 +21,7 @@ fn public_api(name: &str) -> String {
     items.omit_auto_derived_impls(true).build().unwrap().to_string()
 }
 
-fn is_as_listed(name: &str, listing: ExpectFile) {
+fn is_as_listed(name: &str, listing: &ExpectFile) {
     let api = public_api(name);
     for foreign in ["redis::", "bb8::", "bb8_redis::"] {
         assert!(!api.contains(foreign), "{name} exposes a type of {foreign}");
@@ -32,11 +32,11 @@ fn is_as_listed(name: &str, listing: ExpectFile) {
 #[test]
 #[ignore = "the listing is in the words of one version of rustdoc: run by .ci/run"]
 fn the_public_api_of_redlock_core_is_as_listed() {
-    is_as_listed("redlock-core", expect_file!["../../crates/redlock-core/public-api.txt"]);
+    is_as_listed("redlock-core", &expect_file!["../../crates/redlock-core/public-api.txt"]);
 }
 
 #[test]
 #[ignore = "the listing is in the words of one version of rustdoc: run by .ci/run"]
 fn the_public_api_of_tower_redlock_is_as_listed() {
-    is_as_listed("tower-redlock", expect_file!["../../crates/tower-redlock/public-api.txt"]);
+    is_as_listed("tower-redlock", &expect_file!["../../crates/tower-redlock/public-api.txt"]);
 }

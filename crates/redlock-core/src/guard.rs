@@ -52,7 +52,7 @@ impl Released {
 /// assert_eq!(guard.release().await, Released::Released);
 /// # Ok(()) }
 /// ```
-#[must_use = "the lock is released as soon as its guard is dropped"]
+#[must_use = "the lock is released as soon as its guard is dropped, with `let _` at once: name it"]
 pub struct Guard {
     lease: Lease,
     service: Arc<Service>,

@@ -131,6 +131,11 @@ impl From<&Self> for Key {
 /// What can be locked: strings, bytes, and [`Key`]s.
 ///
 /// It is sealed: convert your own types to a [`Key`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a key",
+    label = "not a key",
+    note = "lock a string, bytes or a `Key`: `format!(\"order:{{id}}\")`, for example"
+)]
 pub trait IntoKey: sealed::Sealed {
     /// The key.
     ///

@@ -24,7 +24,48 @@
 //! - [`Config`] names the servers, [`RingScheme`] spreads keys over groups of them.
 //! - [`LockError`] tells "locked by somebody else" from "the lock service is not there".
 //!
-//! [`Redlock::in_memory`] has the same semantics without servers, for demos and tests.
+//! # Testing without servers
+//!
+//! A library takes a [`Redlock`], and its tests give it one without servers:
+//! [`Redlock::in_memory`] has the same semantics within one process.
+//!
+//! ```
+//! use redlock_core::{Config, ErrorKind, LockError, Redlock};
+//!
+//! pub struct Reports {
+//!     redlock: Redlock,
+//! }
+//!
+//! impl Reports {
+//!     pub fn new(redlock: impl Into<Redlock>) -> Self {
+//!         Self { redlock: redlock.into() }
+//!     }
+//!
+//!     pub async fn write(&self, month: &str) -> Result<(), LockError> {
+//!         let _guard = self.redlock.try_lock(format!("report:{month}")).await?;
+//!         // write it
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let redlock = Redlock::in_memory();
+//! let reports = Reports::new(redlock.clone());
+//! reports.write("2026-11").await?;
+//!
+//! // locked by somebody else
+//! let held = redlock.lock("report:2026-11").await?;
+//! assert_eq!(reports.write("2026-11").await.unwrap_err().kind(), ErrorKind::Contended);
+//! held.release().await;
+//! reports.write("2026-11").await?;
+//!
+//! // no lock service: nothing listens on port 1
+//! let reports = Reports::new(Config::servers(["redis://127.0.0.1:1"]).build()?);
+//! assert_eq!(reports.write("2026-11").await.unwrap_err().kind(), ErrorKind::Unavailable);
+//! # Ok(()) }
+//! ```
+//!
+//! Leases in memory follow tokio's time, which a test can pause and advance.
 //!
 //! # What it promises
 //!

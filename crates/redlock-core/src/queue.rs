@@ -19,10 +19,12 @@ const SHARDS: usize = 32;
 /// The lines of all keys that somebody in this process wants. `H` is what is known of a holder.
 #[derive(Debug)]
 pub(crate) struct Queue<H> {
-    shards: Box<[Mutex<HashMap<Key, Line<H>>>]>,
+    shards: Box<[Shard<H>]>,
     hasher: std::collections::hash_map::RandomState,
     max_waiters: usize,
 }
+
+type Shard<H> = Mutex<HashMap<Key, Line<H>>>;
 
 #[derive(Debug)]
 struct Line<H> {
@@ -101,7 +103,7 @@ impl<H> Queue<H> {
         Turn(Some((Arc::clone(self), key)))
     }
 
-    fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, Line<H>>> {
+    fn shard(&self, key: &Key) -> &Shard<H> {
         let hash = self.hasher.hash_one(key);
         &self.shards[hash as usize % SHARDS]
     }

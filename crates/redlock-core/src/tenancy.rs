@@ -32,7 +32,7 @@ pub(crate) struct Tenancy {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) drift: Drift,
     pub(crate) tenure: Mutex<Tenure>,
-    pub(crate) turn: Mutex<Option<Turn<Tenancy>>>,
+    pub(crate) turn: Mutex<Option<Turn<Self>>>,
     pub(crate) lost: Latch,
     /// When the keeper will look at it next. The keeper's own.
     pub(crate) timer: Mutex<Option<Moment>>,

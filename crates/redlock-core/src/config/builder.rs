@@ -584,7 +584,7 @@ mod tests {
 
     #[test]
     fn a_prefix_has_at_most_256_bytes() {
-        let prefix = |len| one().key_prefix(&"p".repeat(len));
+        let prefix = |len| one().key_prefix("p".repeat(len));
         assert_refused(prefix(257), "key_prefix", "257 bytes", "at most 256");
         assert_eq!(prefix(256).build().unwrap().key_prefix().len(), 256);
     }
