@@ -77,6 +77,9 @@ impl<T: LockResource> LockResource for Path<T> {
 ///     .layer(RedlockLayer::scope_only(Redlock::in_memory()));
 /// ```
 ///
+/// Without a lock the handler is not called: the answer is 423, 503, or whatever `R` rejects the
+/// request with; 500 without a layer.
+///
 /// The layer owns the lock: dropping this, or keeping it longer than the request, changes
 /// nothing. Two arguments with the same key share a lock. A handler with several `Locked`
 /// arguments can't deadlock with another that takes them in another order: a key that sorts
@@ -117,13 +120,21 @@ where
     type Rejection = LockedRejection<R::Rejection>;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
-        let scope = parts.extensions.get::<LockScope>().cloned();
-        let scope = scope.ok_or_else(|| LockedRejection::Lock(Rejection::missing_layer()))?;
+        let scope = LockScope::from_request_parts(parts, state).await;
+        let scope = scope.map_err(LockedRejection::Lock)?;
         let resource = R::from_request_parts(parts, state).await;
         let resource = resource.map_err(LockedRejection::Extract)?;
         let lease = scope.lock_for(resource.lock_key(), resource.ttl()).await;
         let lease = lease.map_err(LockedRejection::Lock)?;
         Ok(Self { resource, lease })
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for LockScope {
+    type Rejection = Rejection;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
+        parts.extensions.get().cloned().ok_or_else(Rejection::missing_layer)
     }
 }
 

@@ -16,6 +16,9 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 pin_project! {
     /// The body of a response that went through [`RedlockLayer`](crate::RedlockLayer).
+    ///
+    /// It fails as the handler's body does, and with [`LockLost`] if it is sent under a lock
+    /// ([`Hold::Body`](crate::Hold::Body)) that is lost before its end.
     pub struct ResponseBody<B> {
         #[pin]
         kind: Kind<B>,
@@ -122,9 +125,25 @@ impl<B> fmt::Debug for ResponseBody<B> {
     }
 }
 
-/// Why a body that was sent under a lock failed.
-#[derive(Debug)]
-struct LockLost(LostReason);
+/// The error of a body that was sent under a lock, when that was lost.
+///
+/// ```
+/// use tower_redlock::LockLost;
+///
+/// fn why(error: &(dyn std::error::Error + 'static)) -> Option<redlock_core::LostReason> {
+///     error.downcast_ref::<LockLost>().map(LockLost::reason)
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct LockLost(LostReason);
+
+impl LockLost {
+    /// Why the lock was lost.
+    #[must_use]
+    pub fn reason(&self) -> LostReason {
+        self.0
+    }
+}
 
 impl fmt::Display for LockLost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

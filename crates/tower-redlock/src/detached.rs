@@ -10,8 +10,9 @@ use tokio_util::task::TaskTracker;
 ///
 /// ```no_run
 /// # async fn serve(app: axum::Router, layer: tower_redlock::RedlockLayer, redlock: redlock_core::Redlock,
-/// #     listener: tokio::net::TcpListener, shutdown: std::future::Ready<()>) -> std::io::Result<()> {
-/// axum::serve(listener, app).with_graceful_shutdown(shutdown).await?;
+/// #     listener: tokio::net::TcpListener) -> std::io::Result<()> {
+/// let stop = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+/// axum::serve(listener, app).with_graceful_shutdown(stop).await?;
 /// layer.detached().finished().await;
 /// redlock.close(std::time::Duration::from_secs(5)).await;
 /// # Ok(()) }

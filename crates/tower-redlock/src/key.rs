@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use http::StatusCode;
 use http::request::Parts;
+use http::{HeaderName, StatusCode};
 use redlock_core::Key;
 
 /// What a key function may return.
@@ -136,7 +136,8 @@ impl<T: IntoResourceKey, E: Into<KeyRejection>> IntoResourceKey for Result<T, E>
     }
 }
 
-/// The value of a header, such as `idempotency-key`; 400 if it is missing or sent twice.
+/// The value of a header, such as `idempotency-key`; 400 if it is missing or sent twice, and 500
+/// if no header can have that name.
 ///
 /// Two clients may send the same value: scope it by who they are, for example with
 /// [`prefixed`] or a key function of your own that knows the tenant.
@@ -148,8 +149,13 @@ impl<T: IntoResourceKey, E: Into<KeyRejection>> IntoResourceKey for Result<T, E>
 /// RedlockLayer::new(Redlock::in_memory(), key::header("idempotency-key"));
 /// ```
 pub fn header(name: &'static str) -> impl Fn(&Parts) -> Result<Key, KeyRejection> + Clone {
+    let valid = HeaderName::from_bytes(name.as_bytes()).ok();
     move |parts| {
-        let mut values = parts.headers.get_all(name).iter();
+        let Some(valid) = &valid else {
+            let detail = format!("`{name}`, which the lock layer looks for, is no header name");
+            return Err((StatusCode::INTERNAL_SERVER_ERROR, detail).into());
+        };
+        let mut values = parts.headers.get_all(valid).iter();
         match (values.next(), values.next()) {
             (Some(value), None) if !value.is_empty() => Ok(Key::hashed(value)),
             (Some(_), None) => Err(format!("the header `{name}` is empty").into()),
@@ -166,7 +172,7 @@ pub fn path() -> impl Fn(&Parts) -> Key + Clone {
     |parts| Key::hashed(full_path(parts))
 }
 
-/// The method and the path of the request, such as `POST /payments`.
+/// The method and the path of the request, such as `POST:/payments`.
 pub fn method_and_path() -> impl Fn(&Parts) -> Key + Clone {
     |parts| Key::hashed(format!("{}:{}", parts.method, full_path(parts)))
 }
@@ -261,6 +267,13 @@ mod tests {
             assert_eq!(rejection.status(), StatusCode::BAD_REQUEST);
             assert!(rejection.detail().contains(said), "{rejection}");
         }
+    }
+
+    #[test]
+    fn a_name_that_no_header_can_have_is_a_fault_of_the_layer() {
+        let rejection = header("idempotency key")(&parts(Request::builder())).unwrap_err();
+        assert_eq!(rejection.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(rejection.detail().contains("`idempotency key`"), "{rejection}");
     }
 
     #[test]

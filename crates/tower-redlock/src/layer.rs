@@ -95,7 +95,9 @@ impl RedlockLayer {
         self
     }
 
-    /// For how long the servers keep a lock that is not renewed. Default: that of the [`Redlock`].
+    /// For how long the servers keep a lock that is not renewed, in whole milliseconds, longer than
+    /// the drift of the clocks plus two node deadlines: another value is answered with 500.
+    /// Default: that of the [`Redlock`].
     pub fn ttl(self, ttl: Duration) -> Self {
         self.set(|settings| settings.ttl = Some(ttl))
     }
@@ -105,13 +107,14 @@ impl RedlockLayer {
         self.set(|settings| settings.wait = wait)
     }
 
-    /// Whether the lock is renewed while the handler runs. Default: [`Renew::Yes`].
+    /// Whether the lock is renewed while the handler runs. Without that, a handler that takes longer
+    /// than the TTL loses its lock and is stopped. Default: [`Renew::Yes`].
     pub fn renew(self, renew: Renew) -> Self {
         self.set(|settings| settings.renew = renew)
     }
 
-    /// For how long a lock is held at most; after that it counts as lost. Default: no bound, so
-    /// put a timeout on the handler.
+    /// For how long a lock is held at most, renewals included; after that it counts as lost.
+    /// Default: no bound, so put a timeout on the handler.
     pub fn max_hold(self, max_hold: Duration) -> Self {
         self.set(|settings| settings.max_hold = Some(max_hold))
     }

@@ -52,6 +52,32 @@
 //! ## lock-misconfigured
 //! The lock can't be asked for as the layer does, for example with a time to live of zero.
 //!
+//! # Where in a stack
+//!
+//! Authentication goes over the layer: whoever is not let in locks nothing. A timeout under the
+//! layer is part of the handler: its response waits for the release, as any other. One over the
+//! layer also counts the waiting for the lock; when it strikes, the lock is released in the
+//! background. Catching panics works on both sides, and tracing goes over all of them.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use http::StatusCode;
+//! use redlock_core::Redlock;
+//! use tower::ServiceBuilder;
+//! use tower_http::timeout::TimeoutLayer;
+//! use tower_http::trace::TraceLayer;
+//! use tower_redlock::{RedlockLayer, key};
+//!
+//! let stack = ServiceBuilder::new()
+//!     .layer(TraceLayer::new_for_http())
+//!     .layer(RedlockLayer::new(Redlock::in_memory(), key::path()))
+//!     .layer(TimeoutLayer::with_status_code(
+//!         StatusCode::GATEWAY_TIMEOUT,
+//!         Duration::from_secs(20),
+//!     ));
+//! ```
+//!
 //! # What a lock does not do
 //!
 //! It keeps two requests from running at once; it does not make a request idempotent, and one
@@ -88,7 +114,7 @@ struct Readme;
 
 #[cfg(feature = "axum")]
 pub use self::axum::{LockResource, Locked, LockedRejection};
-pub use self::body::ResponseBody;
+pub use self::body::{LockLost, ResponseBody};
 pub use self::detached::Detached;
 pub use self::future::ResponseFuture;
 pub use self::key::{IntoResourceKey, KeyRejection};

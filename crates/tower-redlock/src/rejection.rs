@@ -173,7 +173,7 @@ impl Rejection {
 
     #[cfg(feature = "axum")]
     pub(crate) fn missing_layer() -> Self {
-        let detail = "this handler takes `Locked<_>`, which needs `tower_redlock::RedlockLayer` \
+        let detail = "this handler takes `Locked<_>` or `LockScope`, which need `tower_redlock::RedlockLayer` \
                       on its router: add `.layer(RedlockLayer::scope_only(redlock))`";
         Self::new(RejectionKind::MissingLayer, StatusCode::INTERNAL_SERVER_ERROR, detail)
     }
@@ -190,6 +190,8 @@ impl Rejection {
     }
 }
 
+/// The answer to a lock that could not be had, for handlers that lock without the layer: it is
+/// [the default one](Rejection::to_problem), whatever `on_rejection` was given.
 impl From<LockError> for Rejection {
     fn from(error: LockError) -> Self {
         let (unavailable, misconfigured) =
@@ -273,6 +275,48 @@ mod tests {
         let millis = problem["retry_after_ms"].as_u64().unwrap();
         assert!((4_000..=4_500).contains(&millis), "{millis}");
         assert!(!problem.to_string().contains("secret-key"));
+    }
+
+    #[tokio::test]
+    async fn a_rejection_tells_the_program_more_than_the_client() {
+        let redlock = Redlock::in_memory();
+        let _guard = redlock.lock("k").label("holder").await.unwrap();
+        let rejection = Rejection::from(redlock.try_lock("k").await.unwrap_err());
+        assert_eq!(rejection.lock_error().unwrap().holder(), Some("holder"));
+        assert!(rejection.retry_after().unwrap() > Duration::from_secs(8));
+        assert_eq!(rejection.to_string(), rejection.detail());
+        assert!(rejection.detail().contains("another request"));
+        let source = std::error::Error::source(&rejection).unwrap().to_string();
+        let debug = format!("{rejection:?}");
+        assert!(source.contains("holder") && debug.contains("holder"), "{debug}");
+        assert!(!body(&rejection.to_problem()).to_string().contains("holder"));
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_is_gone_is_lost_and_not_unavailable() {
+        let redlock = Redlock::in_memory();
+        let token = "a:00112233445566778899aabbccddeeff".parse().unwrap();
+        let gone = redlock.extend("k", &token, Duration::from_secs(9)).await.unwrap_err();
+        assert_eq!(Rejection::from(gone).kind(), RejectionKind::Lost);
+    }
+
+    #[test]
+    fn every_kind_has_a_title_and_a_type_of_its_own() {
+        let kinds = [
+            RejectionKind::Locked,
+            RejectionKind::Unavailable,
+            RejectionKind::Lost,
+            RejectionKind::BadKey,
+            RejectionKind::MissingLayer,
+            RejectionKind::Misconfigured,
+        ];
+        let mut seen = std::collections::HashSet::new();
+        for kind in kinds {
+            let problem = body(&Rejection::new(kind, StatusCode::OK, "").to_problem());
+            let title = problem["title"].as_str().unwrap().to_owned();
+            assert!(title.starts_with("The ") && seen.insert(title));
+            assert!(seen.insert(problem["type"].as_str().unwrap().to_owned()));
+        }
     }
 
     #[tokio::test]

@@ -13,20 +13,32 @@ use crate::rejection::Rejection;
 use crate::settings::Settings;
 
 /// Takes locks that last as long as the request. [`RedlockLayer`](crate::RedlockLayer) puts one
-/// into the extensions of every request; `Locked<R>` uses it, and so may a handler.
+/// into the extensions of every request; `Locked<R>` uses it, and so may a handler, as an argument
+/// of axum's.
 ///
 /// It does not own the locks: the layer does, and releases them before it yields the response.
 /// A clone that outlives the request locks nothing any more.
 ///
 /// ```
-/// use tower_redlock::{LockScope, Rejection};
+/// use axum::{Router, extract::Path, routing::post};
+/// use redlock_core::Redlock;
+/// use tower_redlock::{LockScope, RedlockLayer, Rejection};
 ///
-/// async fn settle(scope: &LockScope, account: &str) -> Result<(), Rejection> {
-///     let lease = scope.lock(account).await?;
-///     assert!(!lease.is_lost());
-///     Ok(()) // still locked, until the response is ready
+/// async fn transfer(
+///     scope: LockScope,
+///     Path((from, to)): Path<(String, String)>,
+/// ) -> Result<(), Rejection> {
+///     scope.lock(format!("account:{from}")).await?;
+///     scope.lock(format!("account:{to}")).await?;
+///     Ok(()) // both are locked until the response is ready
 /// }
+///
+/// let app: Router = Router::new()
+///     .route("/transfers/{from}/{to}", post(transfer))
+///     .layer(RedlockLayer::scope_only(Redlock::in_memory()));
 /// ```
+///
+/// With other frameworks it is in the extensions of the request.
 #[derive(Clone)]
 pub struct LockScope {
     shared: Arc<Shared>,
@@ -69,8 +81,9 @@ impl LockScope {
     ///
     /// # Errors
     ///
-    /// The [`Rejection`] to answer with: locked by another request, no lock service, or a key of
-    /// no or too many bytes.
+    /// The [`Rejection`] to answer with: locked by another request, no lock service, a key of no or
+    /// too many bytes, a time to live that makes no sense; a lock of this request with that key was
+    /// lost, or the request is over.
     ///
     /// # Cancel safety
     ///

@@ -36,7 +36,7 @@ pub enum Disconnect {
     #[default]
     Cancel,
     /// The handler runs to its end under the lock, in a task of its own: for work that must not
-    /// stop half-way, such as a payment. [`RedlockLayer::detached`](crate::RedlockLayer::detached) waits for such handlers.
+    /// stop half-way, such as a payment. [`Detached`] waits for such handlers.
     Detach,
 }
 
@@ -48,7 +48,8 @@ pub enum Lost {
     /// [`Hold::Body`] a body that is being sent fails. The default.
     #[default]
     Abort,
-    /// The handler runs on; it can ask its lease.
+    /// The handler runs on, and another may begin with the same key beside it: only for handlers
+    /// that ask their lease before each step.
     Continue,
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::extract::Path;
 use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
-use axum::{Extension, Router};
+use axum::Router;
 use http::{Method, Request, StatusCode};
 use redlock_core::{Config, Key, Redlock};
 use serde::Deserialize;
@@ -170,10 +170,10 @@ async fn an_extracted_resource_is_locked_until_the_response_and_not_until_it_is_
     let inspected = redlock.clone();
     let kept = Arc::new(std::sync::Mutex::new(None));
     let keep = Arc::clone(&kept);
-    let handler = move |account: Locked<Path<AccountId>>, scope: Extension<LockScope>| async move {
+    let handler = move |account: Locked<Path<AccountId>>, scope: LockScope| async move {
         assert_eq!(account.0.0, "7");
         assert!(account.lease().remaining() > Duration::from_secs(20), "the ttl of the resource");
-        keep.lock().unwrap().replace((account.clone_lease(), scope.0));
+        keep.lock().unwrap().replace((account.clone_lease(), scope));
         drop(account);
         is_held(&inspected, "account:7").await.to_string()
     };
@@ -224,11 +224,13 @@ async fn an_account_that_is_locked_is_423_and_a_bad_path_what_axum_says() {
 
 #[tokio::test]
 async fn a_missing_layer_is_500_and_named() {
-    let app: Router = Router::new().route("/{id}", post(|_: Locked<Path<AccountId>>| async {}));
-    let response = send(app, Request::post("/7")).await;
-    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    let detail = problem(response).await["detail"].to_string();
-    assert!(detail.contains("tower_redlock::RedlockLayer"), "{detail}");
+    for handler in [post(|_: Locked<Path<AccountId>>| async {}), post(|_: LockScope| async {})] {
+        let app: Router = Router::new().route("/{id}", handler);
+        let response = send(app, Request::post("/7")).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let detail = problem(response).await["detail"].to_string();
+        assert!(detail.contains("tower_redlock::RedlockLayer"), "{detail}");
+    }
 }
 
 #[tokio::test]
@@ -258,14 +260,14 @@ async fn a_request_shares_its_own_locks_and_never_deadlocks_with_another() {
     let app = Router::new()
         .route(
             "/own",
-            post(|scope: Extension<LockScope>| async move {
+            post(|scope: LockScope| async move {
                 let (first, again) = tokio::join!(scope.lock("own"), scope.lock("own"));
                 assert_eq!(first?.token(), again?.token());
                 Ok::<_, Rejection>(())
             }),
         )
-        .route("/ab", post(|scope: Extension<LockScope>| both(scope.0, ["a", "b"])))
-        .route("/ba", post(|scope: Extension<LockScope>| both(scope.0, ["b", "a"])))
+        .route("/ab", post(|scope: LockScope| both(scope, ["a", "b"])))
+        .route("/ba", post(|scope: LockScope| both(scope, ["b", "a"])))
         .layer(layer.wait(Duration::from_secs(60)));
     assert_eq!(send(app.clone(), Request::post("/own")).await.status(), StatusCode::OK);
 
