@@ -13,7 +13,8 @@ use crate::protocol::tenure::LostReason;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A majority answered, and somebody else has the key. Trying again later helps.
+    /// Somebody else has the key: a majority of the servers says so, or this process knows by itself.
+    /// Or too many wait for it in this process already. Trying again later helps.
     Contended,
     /// No majority answered: the lock service is not there.
     Unavailable,
@@ -96,9 +97,10 @@ impl LockError {
         self.0.kind == ErrorKind::Unavailable
     }
 
-    /// When trying again may succeed. For [`Contended`](ErrorKind::Contended): when a majority of
-    /// the nodes will be free, unless the holder renews its lease. For
-    /// [`Unavailable`](ErrorKind::Unavailable): when servers that are down will next be tried.
+    /// In how long trying again may succeed. For [`Contended`](ErrorKind::Contended): when a majority
+    /// of the nodes will be free, unless the holder renews its lease. For
+    /// [`Unavailable`](ErrorKind::Unavailable): when servers that are down will next be tried. `None`
+    /// for all others, and if nobody knows.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after

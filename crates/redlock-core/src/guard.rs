@@ -73,6 +73,17 @@ impl Guard {
     /// long the lock is valid then. Later renewals keep to the new `ttl`. It may be shorter than
     /// before; the lock then counts as valid for no longer than that from the moment of sending.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
+    /// # let redlock = redlock_core::Redlock::in_memory();
+    /// use std::time::Duration;
+    ///
+    /// let guard = redlock.lock("order:42").await?;
+    /// let validity = guard.extend(Duration::from_secs(60)).await?;
+    /// assert!(validity > Duration::from_secs(59));
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Lost`](crate::ErrorKind::Lost) if the lock has run out or a majority says that it is not
@@ -106,6 +117,19 @@ impl Guard {
     /// Gives the lock up without releasing it, for another process to go on with: send it the
     /// token, with which it can [`extend`](crate::Redlock::extend) and
     /// [`unlock`](crate::Redlock::unlock) the key. This process renews it no more.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let redlock = redlock_core::Redlock::in_memory();
+    /// use redlock_core::{Released, Token};
+    ///
+    /// let message: String = redlock.lock("order:42").await?.hand_over().to_string();
+    ///
+    /// // in another process
+    /// let token: Token = message.parse()?;
+    /// assert_eq!(redlock.unlock("order:42", &token).await?, Released::Released);
+    /// # Ok(()) }
+    /// ```
     #[must_use = "without the token nobody can release the lock before it expires"]
     pub fn hand_over(self) -> Token {
         self.service.keeper.hand_over(&self.lease.0);

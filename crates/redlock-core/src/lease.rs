@@ -74,6 +74,18 @@ impl Lease {
     /// Waits until the lock is lost, and says why. Ends no later than the validity does, whether
     /// or not any server answers; never ends if the lock is released first.
     ///
+    /// ```
+    /// # async fn step() {}
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
+    /// # let redlock = redlock_core::Redlock::in_memory();
+    /// let guard = redlock.lock("order:42").await?;
+    /// tokio::select! {
+    ///     reason = guard.lost() => eprintln!("stopped: {reason}"),
+    ///     () = step() => {}
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// Dropping the future has no effect.

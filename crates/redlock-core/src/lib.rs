@@ -74,6 +74,19 @@
 //! of each other, and that this process looks at its lease before it acts: one that is paused
 //! finds out too late. No lock service can remove the last condition.
 //!
+//! # Events
+//!
+//! By `tracing`, with targets under `redlock_core`:
+//!
+//! | level | event | |
+//! |---|---|---|
+//! | WARN | `node does not vote` | a server is down, silent or unfit: `node`, `cause` |
+//! | INFO | `node votes again` | it is back: `node` |
+//! | WARN | `lock lost` | a lease ended before its release: `token` without its secret half, `reason` |
+//! | WARN | `a lost connection could not be closed` | the user may not `CLIENT KILL`: what was in flight stays for its TTL |
+//! | WARN | `the Ketama ring spreads keys unevenly` | once, when a ring of many groups is made |
+//! | DEBUG | `lease not renewed` | no majority confirmed; it is tried again |
+//!
 //! # Features
 //!
 //! | feature | what it adds |

@@ -66,13 +66,23 @@ pub struct Inspection {
 }
 
 impl Redlock {
-    /// A lock service that connects on first use. Needs no runtime to be constructed.
+    /// A lock service that connects on first use. Needs no runtime to be constructed. To know that
+    /// the servers are there, use [`connect`](Self::connect).
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self { service: Arc::new(Service::new(config)) }
     }
 
-    /// A lock service that is known to be there: a majority of every group has answered.
+    /// A lock service that is known to be there: a majority of every group has answered. One that
+    /// may come up later is made by [`new`](Self::new).
+    ///
+    /// ```no_run
+    /// # async fn start() -> Result<(), Box<dyn std::error::Error>> {
+    /// use redlock_core::{Config, Redlock};
+    ///
+    /// let redlock = Redlock::connect(Config::from_env()?).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -114,7 +124,16 @@ impl Redlock {
         Request::new(Arc::clone(&self.service), key.into_key())
     }
 
-    /// Locks `key` or fails after one round: no waiting, no retries.
+    /// Locks `key` or fails after one round: no waiting, no retries. See [`Request`] for errors and
+    /// cancel safety.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
+    /// # let redlock = redlock_core::Redlock::in_memory();
+    /// let _guard = redlock.try_lock("order:42").await?;
+    /// assert!(redlock.try_lock("order:42").await.unwrap_err().is_contended());
+    /// # Ok(()) }
+    /// ```
     pub fn try_lock(&self, key: impl IntoKey) -> Request {
         self.lock(key).wait(Duration::ZERO)
     }
@@ -164,7 +183,16 @@ impl Redlock {
     }
 
     /// Locks all of `keys` or none. They are taken in order of their bytes, each once, so that
-    /// two callers with the same keys in another order can't wait for each other.
+    /// two callers with the same keys in another order can't wait for each other. Each has the
+    /// configured TTL and is not renewed; without keys there are no guards.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
+    /// # let redlock = redlock_core::Redlock::in_memory();
+    /// let accounts = redlock.lock_all(["account:7", "account:3"]).await?;
+    /// assert_eq!(accounts[0].key().as_bytes(), b"account:3");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -205,13 +233,14 @@ impl Redlock {
     ///
     /// # Errors
     ///
-    /// [`Invalid`](crate::ErrorKind::Invalid) for a bad key. A lock that is no longer there is
-    /// [`Released::AlreadyExpired`], not an error.
+    /// [`Invalid`](crate::ErrorKind::Invalid) for a bad key, [`Closed`](crate::ErrorKind::Closed). A
+    /// lock that is no longer there is [`Released::AlreadyExpired`], not an error.
     ///
     /// # Cancel safety
     ///
     /// Once polled, the release is sent in any case.
     pub async fn unlock(&self, key: impl IntoKey, token: &Token) -> Result<Released, LockError> {
+        self.service.check_open()?;
         let key = key.into_key().map_err(LockError::invalid)?;
         let round = self.service.post(Op::Release { report: false }, &key, token);
         Ok(Released::by(round.verdict().await))
@@ -223,8 +252,8 @@ impl Redlock {
     ///
     /// [`Lost`](crate::ErrorKind::Lost) if a majority says that the key does not hold the token;
     /// [`Expired`](crate::ErrorKind::Expired) if the answers took longer than `ttl` allows;
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) and [`Invalid`](crate::ErrorKind::Invalid)
-    /// as for [`Request`].
+    /// [`Unavailable`](crate::ErrorKind::Unavailable), [`Invalid`](crate::ErrorKind::Invalid) and
+    /// [`Closed`](crate::ErrorKind::Closed) as for [`Request`].
     ///
     /// # Cancel safety
     ///
@@ -235,6 +264,7 @@ impl Redlock {
         token: &Token,
         ttl: Duration,
     ) -> Result<Duration, LockError> {
+        self.service.check_open()?;
         let key = key.into_key().map_err(LockError::invalid)?;
         let ttl = self.config().usable_ttl(ttl).map_err(LockError::invalid)?;
         let sent = self.service.now();
@@ -256,15 +286,26 @@ impl Redlock {
     /// Asks the servers who holds `key`. The answer may be old by the time it is read: never
     /// decide by it what only a lock may decide.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
+    /// # let redlock = redlock_core::Redlock::in_memory();
+    /// let _guard = redlock.lock("order:42").label("web-1").await?;
+    /// let inspection = redlock.inspect("order:42").await?;
+    /// assert!(inspection.held);
+    /// assert_eq!(inspection.holder.as_deref(), Some("web-1"));
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if no majority answers, and
-    /// [`Invalid`](crate::ErrorKind::Invalid) for a bad key.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if no majority answers,
+    /// [`Invalid`](crate::ErrorKind::Invalid) for a bad key, [`Closed`](crate::ErrorKind::Closed).
     ///
     /// # Cancel safety
     ///
     /// Dropping the future has no effect.
     pub async fn inspect(&self, key: impl IntoKey) -> Result<Inspection, LockError> {
+        self.service.check_open()?;
         let key = key.into_key().map_err(LockError::invalid)?;
         let group = self.service.group_of(&key);
         let round = self.service.ask(group, &self.service.full_key(&key)).await?;
@@ -296,7 +337,16 @@ impl Redlock {
     }
 
     /// Refuses new locks, releases all that are held, and waits up to `grace` until the servers
-    /// have confirmed everything that was sent. All clones are closed as well.
+    /// have confirmed everything that was sent. All clones are closed as well. A second call waits
+    /// for what is left.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let redlock = redlock_core::Redlock::in_memory();
+    /// let closed = redlock.close(std::time::Duration::from_secs(5)).await;
+    /// assert_eq!(closed.unreleased, 0);
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
     ///

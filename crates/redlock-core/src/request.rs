@@ -88,7 +88,8 @@ impl Request {
         Self { service, key, ttl, wait: None, renew: Renew::No, max_hold: None, label: None }
     }
 
-    /// For how long the servers keep the key if nobody extends or releases it.
+    /// For how long the servers keep the key if nobody extends or releases it, in whole
+    /// milliseconds: longer than the drift of the clocks plus two node deadlines, at most 365 days.
     ///
     /// The default is the configured TTL, 10 seconds unless set.
     pub fn ttl(mut self, ttl: Duration) -> Self {
@@ -120,7 +121,7 @@ impl Request {
         self
     }
 
-    /// Who asks, for others to see while the lock is held: up to 64 visible ASCII characters
+    /// Who asks, for others to see while the lock is held: 1 to 64 visible ASCII characters
     /// without `:`.
     ///
     /// The default is the configured label, host name and process id unless set.

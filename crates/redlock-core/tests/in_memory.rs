@@ -106,7 +106,16 @@ async fn closing_releases_what_is_held_and_turns_waiters_away() {
     assert_eq!(redlock.close(TTL).await.unreleased, 0);
     assert_eq!(waiting.await.unwrap().unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(guard.lost().await, LostReason::Closed);
-    assert_eq!(redlock.lock("k").await.unwrap_err().kind(), ErrorKind::Closed);
+    let token = guard.token();
+    let refused = [
+        redlock.lock("k").await.unwrap_err(),
+        redlock.inspect("k").await.unwrap_err(),
+        redlock.unlock("k", token).await.unwrap_err(),
+        redlock.extend("k", token, TTL).await.unwrap_err(),
+        redlock.ready().await.unwrap_err(),
+    ];
+    assert!(refused.iter().all(|error| error.kind() == ErrorKind::Closed), "{refused:?}");
+    assert_eq!(redlock.close(TTL).await.unreleased, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,10 +6,10 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::Path;
 use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
-use axum::Router;
 use http::{Method, Request, StatusCode};
 use redlock_core::{Config, Key, Redlock};
 use serde::Deserialize;

@@ -126,28 +126,30 @@ impl ConfigBuilder {
         self
     }
 
-    /// How often a contended key is tried again before giving up. Default: 3.
+    /// How many rounds follow the first if that brings no lock, because somebody else has the key or
+    /// because too few servers answered in time. Default: 3.
     pub fn max_retry(mut self, retries: u32) -> Self {
         self.max_retry = retries;
         self
     }
 
     /// The pauses between tries: random, at most `base` the first time, then twice as long each
-    /// time, at most `cap`. Default: 50 ms to 3 s.
+    /// time, at most `cap`. Default: 50 ms to 3 s. The base must be at least 1 ms, and no longer than
+    /// the cap.
     pub fn retry_interval(mut self, base: Duration, cap: Duration) -> Self {
         self.retry_interval = Backoff { base, cap };
         self
     }
 
-    /// The pauses before a server that is down is tried again, in the same way. Default: 100 ms
-    /// to 750 ms.
+    /// The pauses before a server that is down is tried again, in the same way and
+    /// within the same bounds. Default: 100 ms to 750 ms.
     pub fn reconnection_interval(mut self, base: Duration, cap: Duration) -> Self {
         self.reconnection_interval = Backoff { base, cap };
         self
     }
 
-    /// How long one server may take to answer before it counts as silent. Default: a twentieth of
-    /// the TTL, at least 5 ms and at most 50 ms.
+    /// How long one server may take to answer before it counts as silent: more than zero, and less
+    /// than half of the TTL. Default: a twentieth of the TTL, at least 5 ms and at most 50 ms.
     pub fn node_deadline(mut self, deadline: Duration) -> Self {
         self.node_deadline = Some(deadline);
         self
@@ -173,8 +175,8 @@ impl ConfigBuilder {
         self
     }
 
-    /// How many requests may wait in line for one key in this process. Default: 1024. One more is
-    /// refused at once as contended.
+    /// How many requests may wait in line for one key in this process, at least 1. Default: 1024.
+    /// One more is refused at once as contended.
     pub fn max_waiters(mut self, waiters: usize) -> Self {
         self.max_waiters = waiters;
         self

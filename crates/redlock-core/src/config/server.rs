@@ -85,7 +85,7 @@ impl Server {
         Self { fault, ..Self::at(Endpoint::Unix(path)) }
     }
 
-    /// The TCP port; 6379 unless set.
+    /// The TCP port, 1 to 65535; 6379 unless set.
     #[must_use]
     pub fn port(mut self, number: u16) -> Self {
         match &mut self.endpoint {
@@ -115,14 +115,15 @@ impl Server {
         self
     }
 
-    /// The name of the ACL user; the server's default user unless set.
+    /// The name of the ACL user, which goes with a [password](Self::auth); the server's default user
+    /// unless set, or if empty.
     #[must_use]
     pub fn username(mut self, username: impl Into<String>) -> Self {
         self.username = non_empty(username.into());
         self
     }
 
-    /// The password; none unless set.
+    /// The password; none unless set, or if empty.
     #[must_use]
     pub fn auth(mut self, password: impl Into<String>) -> Self {
         self.password = non_empty(password.into());
