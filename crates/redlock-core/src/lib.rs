@@ -106,6 +106,7 @@ mod key;
 mod latch;
 mod lease;
 mod node;
+mod pending;
 mod protocol;
 mod queue;
 mod redlock;

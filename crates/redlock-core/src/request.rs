@@ -6,23 +6,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::RwLockReadGuard;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::Moment;
 use crate::config::check_label;
 use crate::error::LockError;
-use crate::group::Group;
 use crate::guard::Guard;
 use crate::key::{InvalidKey, Key};
 use crate::latch::Latch;
 use crate::lease::Lease;
-use crate::node::Op;
-use crate::protocol::attempt::{Attempt, Outcome};
-use crate::protocol::tenure::{Tenure, Terms};
+use crate::pending::Pending;
+use crate::protocol::tenure::Terms;
 use crate::queue::{Entry, Turn};
-use crate::round::Round;
 use crate::service::Service;
 use crate::tenancy::Tenancy;
 use crate::token::Token;
@@ -168,17 +163,13 @@ impl Request {
         loop {
             let token = Token::generate(label).map_err(LockError::no_randomness)?;
             let mut attempt = Pending::post(service, group, &full_key, token, ttl)?;
-            let outcome = attempt.outcome().await;
+            let decided = attempt.decided().await;
             service.check_open()?;
-            let error = match outcome {
-                Outcome::Won { valid_until } => {
-                    return Ok(self.won(key, turn, attempt, valid_until));
-                }
-                Outcome::Contended => attempt.find_holder().await,
-                Outcome::Unavailable => group.unavailable(&attempt.round),
-                Outcome::Expired => LockError::expired(group.report(&attempt.round)),
+            let error = match decided {
+                Ok(valid_until) => return Ok(self.won(key, turn, attempt, valid_until)),
+                Err(error) => error,
             };
-            let hopeless = attempt.round.inspect(|ballot| ballot.refused_by_majority());
+            let hopeless = attempt.is_hopeless();
             drop(attempt);
             let Some(pause) = self.pause(&error, retries, service.now().since(began), hopeless)
             else {
@@ -255,17 +246,15 @@ impl Request {
         &self,
         key: Key,
         turn: Turn<Tenancy>,
-        mut attempt: Pending<'_>,
+        attempt: Pending<'_>,
         valid_until: Moment,
     ) -> Guard {
         let service = &self.service;
-        let Attempt { started, ttl, .. } = attempt.attempt;
         // A little earlier than a third each, or leases taken at once are renewed at once.
         let renew_after = (self.renew == Renew::Yes).then(|| (1.0 - fastrand::f64() / 8.0) / 3.0);
         let hold_until = self.max_hold.map_or(Moment::NEVER, |max_hold| service.now() + max_hold);
-        let terms = Terms { ttl, renew_after, hold_until };
-        let tenure = Tenure::new(terms, started, valid_until);
-        let tenancy = attempt.keep(key, tenure);
+        let terms = Terms { ttl: attempt.ttl(), renew_after, hold_until };
+        let tenancy = attempt.keep(key, terms, valid_until);
         turn.hold(&tenancy);
         *tenancy.turn.lock() = Some(turn);
         service.keeper.watch(&tenancy);
@@ -280,82 +269,4 @@ async fn or_closed<F: Future>(closing: &Latch, future: F) -> Result<F::Output, L
         () = closing.raised() => None,
     };
     output.filter(|_| !closing.is_raised()).ok_or_else(LockError::closed)
-}
-
-/// An attempt that is not decided yet, or not won. Dropping it releases the key wherever it may
-/// have been set, whether the caller gave up or was dropped itself (H17).
-struct Pending<'r> {
-    service: &'r Arc<Service>,
-    group: &'r Arc<Group>,
-    full_key: &'r Key,
-    token: Token,
-    attempt: Attempt,
-    round: Arc<Round>,
-    settled: bool,
-    /// What closing waits for: until the lock is kept or its release is posted.
-    _admitted: RwLockReadGuard<'r, ()>,
-}
-
-impl<'r> Pending<'r> {
-    fn post(
-        service: &'r Arc<Service>,
-        group: &'r Arc<Group>,
-        full_key: &'r Key,
-        token: Token,
-        ttl: Duration,
-    ) -> Result<Self, LockError> {
-        let admitted = service.attempts.try_read().map_err(|_| LockError::closed())?;
-        let attempt =
-            Attempt { started: service.now(), ttl, drift: service.config.drift().of(ttl) };
-        let round = group.post(Op::Acquire { ttl }, full_key, &token);
-        let (settled, _admitted) = (false, admitted);
-        Ok(Self { service, group, full_key, token, attempt, round, settled, _admitted })
-    }
-
-    async fn outcome(&self) -> Outcome {
-        let verdict = self.round.verdict().await;
-        self.attempt.judge(verdict, self.service.now())
-    }
-
-    /// Cleans up, and learns from the same answers who has the key.
-    async fn find_holder(&mut self) -> LockError {
-        let cleanup = self.group.release(self.full_key, &self.token, &self.round, true);
-        self.settled = true;
-        cleanup.verdict().await;
-        let mut nodes = self.group.report(&self.round);
-        for (node, cleaned) in nodes.iter_mut().zip(self.group.report(&cleanup)) {
-            // A refusal says why: the key may hold what is no lock at all.
-            let told = cleaned.answer.is_vote() || !cleaned.answer.may_have_executed();
-            if node.answer.is_vote() && told {
-                *node = cleaned;
-            }
-        }
-        LockError::contended(nodes)
-    }
-
-    fn keep(&mut self, key: Key, tenure: Tenure) -> Arc<Tenancy> {
-        self.settled = true;
-        Arc::new(Tenancy {
-            id: self.service.next_id(),
-            key,
-            full_key: self.full_key.clone(),
-            token: self.token.clone(),
-            group: Arc::clone(self.group),
-            acquired: Arc::clone(&self.round),
-            clock: Arc::clone(&self.service.config.clock),
-            drift: self.service.config.drift(),
-            tenure: Mutex::new(tenure),
-            turn: Mutex::default(),
-            lost: Latch::default(),
-            timer: Mutex::default(),
-        })
-    }
-}
-
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.group.release(self.full_key, &self.token, &self.round, false);
-        }
-    }
 }

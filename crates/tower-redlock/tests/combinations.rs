@@ -84,7 +84,7 @@ async fn is_free_after(hold: Hold, disconnect: Disconnect, lost: Lost, end: End)
     drop(eventually(SOON, "the key is free", async || redlock.try_lock("k").await).await);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_key_is_free_after_every_end_of_a_request_under_every_setting() {
     let mut cases = Vec::new();
     for hold in [Hold::Response, Hold::Body] {

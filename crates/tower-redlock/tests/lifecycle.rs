@@ -37,7 +37,7 @@ fn impatient() -> Redlock {
     Redlock::new(Config::memory().ttl(Duration::from_millis(300)).build().unwrap())
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_handler_that_loses_its_lock_is_dropped_and_answered_503() {
     let redlock = impatient();
     let gate = Gate::default();
@@ -50,7 +50,7 @@ async fn a_handler_that_loses_its_lock_is_dropped_and_answered_503() {
     assert_eq!(gate.finished(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_lock_taken_by_the_handler_is_watched_too() {
     let redlock = impatient();
     let thief = redlock.clone();
@@ -68,7 +68,7 @@ async fn a_lock_taken_by_the_handler_is_watched_too() {
     gate.dropped().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_handler_may_go_on_without_its_lock() {
     let redlock = impatient();
     let handler = |scope: axum::Extension<LockScope>| async move {
@@ -82,13 +82,13 @@ async fn a_handler_may_go_on_without_its_lock() {
     assert_eq!(support::text(response).await, "its validity ran out");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_renewed_lock_outlives_its_ttl_until_max_hold() {
     let redlock = impatient();
     let gate = Gate::default();
     let layer = locking(&redlock).max_hold(Duration::from_millis(1_500));
     let app = Router::new().route("/", post(gate.handler())).layer(layer);
-    let start = std::time::Instant::now();
+    let start = tokio::time::Instant::now();
     let response = send(app, Request::post("/")).await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(start.elapsed() >= Duration::from_millis(1_500), "{:?}", start.elapsed());

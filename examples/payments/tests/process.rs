@@ -114,12 +114,12 @@ async fn twenty_at_once_are_charged_once() {
 async fn a_stop_in_the_middle_of_a_charge_lets_it_finish() {
     let directory = tempfile::tempdir().unwrap();
     let (mut service, _) =
-        Service::start(command(directory.path()).env("PAYMENTS_PROVIDER_DELAY", "700ms"));
+        Service::start(command(directory.path()).env("PAYMENTS_PROVIDER_DELAY", "3s"));
     let (client, url) = (service.client.clone(), service.url.clone());
     let waiting = tokio::spawn(async move {
         let body = json!({ "account": "alice", "amount_cents": 1999 });
         let request = client.post(format!("{url}/payments")).json(&body);
-        request.header("idempotency-key", "k").timeout(Duration::from_millis(400)).send().await
+        request.header("idempotency-key", "k").timeout(Duration::from_millis(1500)).send().await
     });
     begun(directory.path()).await;
     // The client gives up, and the service is stopped: the payment belongs to neither.
