@@ -53,9 +53,9 @@ pub struct RedlockLayer {
 impl RedlockLayer {
     /// Locks what the key function derives from a request: its URI, headers and extensions.
     ///
-    /// The key function returns a key as `String`, `&'static str` or [`Key`]; in an `Option`,
-    /// where `None` locks nothing; in a `Result`, whose error is the answer. See
-    /// [`IntoResourceKey`], and [`key`](mod@crate::key) for some that are ready to use.
+    /// The key function returns a key as `String`, `&'static str` or
+    /// [`Key`](redlock_core::Key); in an `Option`, where `None` locks nothing; in a `Result`, whose
+    /// error is the answer. See [`IntoResourceKey`], and [`key`](mod@crate::key) for some that are ready to use.
     ///
     /// The key should name the resource and its tenant: whoever can choose another's key can
     /// lock it.
