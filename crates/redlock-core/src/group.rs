@@ -38,20 +38,22 @@ impl Group {
 
     /// Posts the release of what `acquired` may have set: everywhere but where it certainly was
     /// not executed, also where the answer was "no" or is still missing.
-    /// With `report` the answers say who has the key instead.
-    pub(crate) fn release(
-        &self,
-        key: &Key,
-        token: &Token,
-        acquired: &Round,
-        report: bool,
-    ) -> Arc<Round> {
+    pub(crate) fn release(&self, key: &Key, token: &Token, acquired: &Round) -> Arc<Round> {
+        self.undo(Op::Release, key, token, acquired)
+    }
+
+    /// Like [`release`](Self::release); the answers say who has the key instead.
+    pub(crate) fn reclaim(&self, key: &Key, token: &Token, acquired: &Round) -> Arc<Round> {
+        self.undo(Op::Reclaim, key, token, acquired)
+    }
+
+    fn undo(&self, op: Op, key: &Key, token: &Token, acquired: &Round) -> Arc<Round> {
         let round = Arc::new(Round::new(self.nodes.len()));
         let touched: Vec<bool> = acquired
             .inspect(|ballot| ballot.answers().iter().map(NodeAnswer::may_have_executed).collect());
         for (seat, touched) in touched.into_iter().enumerate() {
             if touched {
-                self.post_to(seat, Op::Release { report }, key, token, &round);
+                self.post_to(seat, op, key, token, &round);
             } else {
                 round.answer(seat, NodeAnswer::NotHeld);
             }

@@ -71,7 +71,7 @@ impl<'r> Pending<'r> {
 
     /// Cleans up, and learns from the same answers who has the key.
     async fn find_holder(&mut self) -> LockError {
-        let cleanup = self.group.release(self.full_key, &self.token, &self.round, true);
+        let cleanup = self.group.reclaim(self.full_key, &self.token, &self.round);
         self.settled = true;
         cleanup.verdict().await;
         let mut nodes = self.group.report(&self.round);
@@ -109,7 +109,7 @@ impl<'r> Pending<'r> {
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         if !self.settled {
-            self.group.release(self.full_key, &self.token, &self.round, false);
+            self.group.release(self.full_key, &self.token, &self.round);
         }
     }
 }

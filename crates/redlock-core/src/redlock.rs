@@ -242,7 +242,7 @@ impl Redlock {
     pub async fn unlock(&self, key: impl IntoKey, token: &Token) -> Result<Released, LockError> {
         self.service.check_open()?;
         let key = key.into_key().map_err(LockError::invalid)?;
-        let round = self.service.post(Op::Release { report: false }, &key, token);
+        let round = self.service.post(Op::Release, &key, token);
         Ok(Released::by(round.verdict().await))
     }
 

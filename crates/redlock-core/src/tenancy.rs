@@ -66,7 +66,7 @@ impl Tenancy {
             }
             tenure.release();
             // Posted under the lock: no renewal can be posted after it.
-            self.group.release(&self.full_key, &self.token, &self.acquired, false)
+            self.group.release(&self.full_key, &self.token, &self.acquired)
         };
         self.end_turn();
         Some(round)

@@ -52,7 +52,7 @@ impl MemoryNode {
                 held.expires = now + ttl;
                 NodeAnswer::Granted
             }
-            (Op::Release { .. }, Some(held)) if held.token == *token => {
+            (Op::Release | Op::Reclaim, Some(held)) if held.token == *token => {
                 keys.held.remove(key);
                 NodeAnswer::Granted
             }
@@ -103,8 +103,6 @@ mod tests {
     use super::*;
     use crate::clock::TokioClock;
 
-    const RELEASE: Op = Op::Release { report: false };
-
     #[tokio::test(start_paused = true)]
     async fn keys_expire_and_what_expired_does_not_pile_up() {
         let node = MemoryNode::new(Arc::new(TokioClock::default()));
@@ -129,10 +127,10 @@ mod tests {
         assert_eq!(node.execute(Op::Acquire { ttl }, &key, &mine), NodeAnswer::Granted);
         tokio::time::advance(ttl / 4).await;
         let held = NodeAnswer::Held { label: Some("me".into()), remaining: Some(ttl * 3 / 4) };
-        for op in [Op::Acquire { ttl }, Op::Extend { ttl }, RELEASE, Op::Inspect] {
+        for op in [Op::Acquire { ttl }, Op::Extend { ttl }, Op::Release, Op::Inspect] {
             assert_eq!(node.execute(op, &key, &other), held);
         }
-        assert_eq!(node.execute(RELEASE, &key, &mine), NodeAnswer::Granted);
-        assert_eq!(node.execute(RELEASE, &key, &mine), NodeAnswer::NotHeld);
+        assert_eq!(node.execute(Op::Release, &key, &mine), NodeAnswer::Granted);
+        assert_eq!(node.execute(Op::Release, &key, &mine), NodeAnswer::NotHeld);
     }
 }

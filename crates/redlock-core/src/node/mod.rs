@@ -50,8 +50,10 @@ pub(crate) enum Op {
     Acquire { ttl: Duration },
     /// Set a new time to live if the key holds the token; never create it (H15).
     Extend { ttl: Duration },
-    /// Delete the key if it holds the token. `report`: otherwise say who holds it.
-    Release { report: bool },
+    /// Delete the key if it holds the token.
+    Release,
+    /// The same; otherwise say who holds it, which a server's own compare-and-delete does not.
+    Reclaim,
     /// Say who holds the key.
     Inspect,
 }
@@ -59,7 +61,7 @@ pub(crate) enum Op {
 impl Op {
     /// Whether losing this command could leave a key behind that nobody owns.
     pub(crate) const fn is_release(self) -> bool {
-        matches!(self, Self::Release { .. })
+        matches!(self, Self::Release | Self::Reclaim)
     }
 }
 

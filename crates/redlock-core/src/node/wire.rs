@@ -87,8 +87,8 @@ pub(super) fn encode(
         (Op::Extend { ttl }, _) => {
             invoke(pipeline, &EXTEND, by, 1, size).arg(key).arg(token).arg(millis(ttl));
         }
-        (Op::Release { report: false }, Some(native)) => native.encode(pipeline, key, token),
-        (Op::Release { .. } | Op::Inspect, _) => {
+        (Op::Release, Some(native)) => native.encode(pipeline, key, token),
+        (Op::Release | Op::Reclaim | Op::Inspect, _) => {
             encode_releases(pipeline, once(named_holder(command)), by);
         }
     }
@@ -97,8 +97,8 @@ pub(super) fn encode(
 /// Whether the operation is a call of [`RELEASE`].
 pub(super) fn is_release_call(op: Op, native: Option<NativeDelete>) -> bool {
     match op {
-        Op::Release { report } => report || native.is_none(),
-        Op::Inspect => true,
+        Op::Release => native.is_none(),
+        Op::Reclaim | Op::Inspect => true,
         Op::Acquire { .. } | Op::Extend { .. } => false,
     }
 }
