@@ -52,8 +52,8 @@ async fn lock_where_the_environment_says() {
     };
     let redlock = Redlock::new(config);
     for order in 0..20 {
-        let token = redlock.lock(format!("order:{order}")).await.unwrap().hand_over();
-        println!("{token:?}");
+        let lock = redlock.lock(format!("order:{order}")).wait(Duration::from_secs(30));
+        println!("{:?}", lock.await.unwrap().hand_over());
     }
     redlock.close(Duration::from_secs(30)).await;
     println!("locked");
