@@ -20,7 +20,9 @@ use crate::tenancy::Tenancy;
 #[derive(Debug)]
 pub(crate) struct Keeper {
     clock: Arc<dyn Clock>,
+    /// Locked before a tenure, never after.
     schedule: Mutex<Schedule>,
+    /// Something is due before the task meant to look, or the keeper was closed.
     earlier: Notify,
 }
 
@@ -29,6 +31,7 @@ struct Schedule {
     by_time: BTreeMap<(Moment, u64), Arc<Tenancy>>,
     /// When the task will look at the schedule next.
     next_look: Moment,
+    /// A task runs; false again when its runtime has ended.
     driven: bool,
     closed: bool,
 }

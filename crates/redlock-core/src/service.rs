@@ -26,10 +26,12 @@ pub(crate) struct Service {
     pub(crate) queue: Arc<Queue<Tenancy>>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) groups: Box<[Arc<Group>]>,
+    /// Raised by `close`, for those who wait in line or between attempts.
     pub(crate) closing: Latch,
     /// Read by every attempt, written by who closes: it waits for them, and keeps new ones out.
     pub(crate) attempts: RwLock<()>,
     ring: Ring,
+    /// Numbers the tenancies, for the keeper's schedule.
     ids: AtomicU64,
 }
 

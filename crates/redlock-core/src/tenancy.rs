@@ -32,7 +32,9 @@ pub(crate) struct Tenancy {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) drift: Drift,
     pub(crate) tenure: Mutex<Tenure>,
+    /// The place at the head of the line, until the lock is released or lost.
     pub(crate) turn: Mutex<Option<Turn<Self>>>,
+    /// Raised when the lock is lost, for those who wait for that.
     pub(crate) lost: Latch,
     /// When the keeper will look at it next. The keeper's own.
     pub(crate) timer: Mutex<Option<Moment>>,

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use redlock_core::{Config, Group};
 use redlock_tests::{Fleet, eventually};
 
 use crate::{PATIENCE, build, millis, settings};
@@ -89,24 +88,5 @@ async fn the_label_tells_others_who_holds_a_lock() {
             "{error}"
         );
         guard.release().await;
-    }
-}
-
-#[test]
-fn an_even_number_of_servers_is_refused_with_the_number_to_take() {
-    let servers =
-        |count: usize| (0..count).map(|n| format!("redis://10.0.0.{n}")).collect::<Vec<_>>();
-    for (count, advice) in [(2, "name 1 or 3"), (4, "name 3 or 5"), (62, "name 61 or 63")] {
-        let error = Config::servers(servers(count)).build().unwrap_err();
-        assert_eq!(error.field(), "servers");
-        let shown = error.to_string();
-        assert!(shown.contains(&format!("{count} servers")) && shown.contains(advice), "{shown}");
-    }
-    let groups =
-        [Group::named("eu", ["redis://a"]), Group::named("us", ["redis://b", "redis://c"])];
-    let error = Config::cluster(groups).build().unwrap_err();
-    assert_eq!(error.field(), "cluster[1]");
-    for count in [1, 3, 5, 7] {
-        Config::servers(servers(count)).build().unwrap();
     }
 }
