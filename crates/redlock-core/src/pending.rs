@@ -14,6 +14,7 @@ use crate::latch::Latch;
 use crate::node::Op;
 use crate::protocol::attempt::{Attempt, Outcome};
 use crate::protocol::tenure::{Tenure, Terms};
+use crate::queue::Turn;
 use crate::round::Round;
 use crate::service::Service;
 use crate::tenancy::Tenancy;
@@ -85,11 +86,18 @@ impl<'r> Pending<'r> {
         LockError::contended(nodes)
     }
 
-    /// Makes the lock that was won somebody's.
-    pub(crate) fn keep(mut self, key: Key, terms: Terms, valid_until: Moment) -> Arc<Tenancy> {
+    /// Makes the lock that was won somebody's. The line and the keeper know of it before the
+    /// attempt counts as over: closing then looks for locks that are held.
+    pub(crate) fn keep(
+        mut self,
+        key: Key,
+        turn: Turn<Tenancy>,
+        terms: Terms,
+        valid_until: Moment,
+    ) -> Arc<Tenancy> {
         self.settled = true;
         let tenure = Tenure::new(terms, self.attempt.started, valid_until);
-        Arc::new(Tenancy {
+        let tenancy = Arc::new(Tenancy {
             id: self.service.next_id(),
             key,
             full_key: self.full_key.clone(),
@@ -102,7 +110,11 @@ impl<'r> Pending<'r> {
             turn: Mutex::default(),
             lost: Latch::default(),
             timer: Mutex::default(),
-        })
+        });
+        turn.hold(&tenancy);
+        *tenancy.turn.lock() = Some(turn);
+        self.service.keeper.watch(&tenancy);
+        tenancy
     }
 }
 

@@ -254,10 +254,7 @@ impl Request {
         let renew_after = (self.renew == Renew::Yes).then(|| (1.0 - fastrand::f64() / 8.0) / 3.0);
         let hold_until = self.max_hold.map_or(Moment::NEVER, |max_hold| service.now() + max_hold);
         let terms = Terms { ttl: attempt.ttl(), renew_after, hold_until };
-        let tenancy = attempt.keep(key, terms, valid_until);
-        turn.hold(&tenancy);
-        *tenancy.turn.lock() = Some(turn);
-        service.keeper.watch(&tenancy);
+        let tenancy = attempt.keep(key, turn, terms, valid_until);
         Guard::new(Lease(tenancy), Arc::clone(service))
     }
 }
