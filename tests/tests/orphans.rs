@@ -166,7 +166,7 @@ async fn closing_with_locks_that_are_held_dropped_and_asked_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_while_locks_are_being_acquired() {
     let fleet = Fleet::start(3).await;
-    for _ in 0..20 {
+    for _ in 0..60 {
         let redlock = connected(&fleet.urls()).await;
         let (begun, mut beginnings) = tokio::sync::mpsc::channel(1);
         let tasks: Vec<_> = (0..32)
