@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redlock_core::{Config, Guard, LockError, Redlock, Released, Token};
+use redlock_core::{Config, Guard, LockError, Redlock, Released, Safety, Token};
 use redlock_tests::{FakeServer, Fleet, RedisServer, Reply, eventually};
 use tokio::time::timeout;
 
@@ -14,7 +14,9 @@ const LOCKS: usize = 40;
 
 fn redlock(urls: impl IntoIterator<Item = String>) -> Redlock {
     let config = Config::servers(urls).pool_size(1).ttl(Duration::from_secs(300));
-    Redlock::new(config.node_deadline(Duration::from_secs(2)).build().unwrap())
+    Redlock::new(
+        config.safety(Safety::Plain).node_deadline(Duration::from_secs(2)).build().unwrap(),
+    )
 }
 
 /// Holds many locks, on every server.

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use redlock_core::{Config, ErrorKind, LostReason, Redlock, Released, Renew};
+use redlock_core::{Config, ErrorKind, LostReason, Redlock, Released, Renew, Safety};
 use redlock_tests::{Fleet, Proxy, RedisServer, all_vote, eventually};
 use tokio::time::timeout;
 
@@ -15,7 +15,8 @@ fn redlock<S: AsRef<str>>(urls: &[S], label: &str) -> Redlock {
     let config = Config::servers(urls.iter().map(AsRef::as_ref))
         .ttl(TTL)
         .node_deadline(Duration::from_millis(200))
-        .label(label);
+        .label(label)
+        .safety(Safety::Plain);
     Redlock::new(config.build().unwrap())
 }
 
@@ -257,6 +258,7 @@ async fn work_under_a_lock_is_stopped_when_the_lock_is_lost() {
         Config::servers(fleet.urls())
             .ttl(Duration::from_secs(2))
             .node_deadline(Duration::from_millis(200))
+            .safety(Safety::Plain)
             .build()
             .unwrap(),
     );
@@ -285,7 +287,7 @@ async fn several_keys_are_locked_in_one_order_all_or_none() {
     let lock_often = async |keys: [&'static str; 3]| {
         let pauses = (Duration::from_millis(1), Duration::from_millis(5));
         let config = Config::servers(fleet.urls()).ttl(TTL).max_retry(u32::MAX);
-        let config = config.node_deadline(Duration::from_millis(500));
+        let config = config.safety(Safety::Plain).node_deadline(Duration::from_millis(500));
         let patient = Redlock::new(config.retry_interval(pauses.0, pauses.1).build().unwrap());
         for _ in 0..50 {
             let guards = patient.lock_all(keys).await.unwrap();

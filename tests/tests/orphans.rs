@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redlock_core::{Config, ConfigBuilder, ErrorKind, Redlock};
+use redlock_core::{Config, ConfigBuilder, ErrorKind, Redlock, Safety};
 use redlock_tests::{Fleet, Proxy, all_vote, eventually};
 use tokio::time::timeout;
 
@@ -17,7 +17,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 fn settings<S: AsRef<str>>(urls: &[S]) -> ConfigBuilder {
     let config = Config::servers(urls.iter().map(AsRef::as_ref)).ttl(TTL);
-    config.node_deadline(Duration::from_secs(1))
+    config.safety(Safety::Plain).node_deadline(Duration::from_secs(1))
 }
 
 fn redlock<S: AsRef<str>>(urls: &[S]) -> Redlock {

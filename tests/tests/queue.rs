@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use redlock_core::{Config, ConfigBuilder, ErrorKind, Guard, LockError, Redlock, Released};
+use redlock_core::{Config, ConfigBuilder, ErrorKind, Guard, LockError, Redlock, Released, Safety};
 use redlock_tests::{Fleet, eventually};
 use tokio::time::{Instant, timeout};
 
@@ -21,6 +21,7 @@ fn settings(fleet: &Fleet) -> ConfigBuilder {
         .ttl(Duration::from_secs(60))
         .node_deadline(Duration::from_secs(5))
         .label("queue")
+        .safety(Safety::Plain)
 }
 
 fn redlock(fleet: &Fleet) -> Redlock {

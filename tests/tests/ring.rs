@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redlock_core::{Config, ConfigBuilder, ErrorKind, Group, Redlock, Released, RingScheme};
+use redlock_core::{
+    Config, ConfigBuilder, ErrorKind, Group, Redlock, Released, RingScheme, Safety,
+};
 use redlock_tests::{Fleet, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,6 +22,7 @@ fn groups(fleet: &Fleet) -> Vec<Group> {
 
 fn settings(groups: Vec<Group>) -> ConfigBuilder {
     Config::cluster(groups)
+        .safety(Safety::Plain)
         .ttl(Duration::from_secs(60))
         .node_deadline(Duration::from_secs(2))
         .reconnection_interval(Duration::from_millis(5), Duration::from_millis(20))

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use redlock_core::{Config, ErrorKind, Redlock, Released, Server};
+use redlock_core::{Config, ErrorKind, Redlock, Released, Safety, Server};
 use redlock_tests::{Certificates, Fleet, RedisServer, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn redlock(servers: impl IntoIterator<Item: Into<Server>>) -> Redlock {
     let config = Config::servers(servers)
+        .safety(Safety::Plain)
         .ttl(Duration::from_secs(30))
         .node_deadline(Duration::from_secs(2))
         .reconnection_interval(Duration::from_millis(5), Duration::from_millis(20));

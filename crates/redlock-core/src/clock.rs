@@ -7,7 +7,7 @@
 use std::fmt;
 use std::ops::Add;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A point on a [`Clock`]: the time since an origin that only that clock knows.
 ///
@@ -47,11 +47,22 @@ impl Add<Duration> for Moment {
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The present moment.
     fn now(&self) -> Moment;
+
+    /// The wall clock: microseconds since 1970. It is where fencing tokens begin, so that servers
+    /// agree on one at once; nothing else is decided by it.
+    fn unix_micros(&self) -> u64 {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since_1970.as_micros()).unwrap_or_default()
+    }
 }
 
 impl<C: Clock> Clock for Arc<C> {
     fn now(&self) -> Moment {
         (**self).now()
+    }
+
+    fn unix_micros(&self) -> u64 {
+        (**self).unix_micros()
     }
 }
 

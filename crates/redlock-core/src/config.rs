@@ -2,9 +2,11 @@
 
 mod backoff;
 mod builder;
+mod check;
 mod drift;
 mod error;
 mod group;
+mod safety;
 mod server;
 #[cfg(feature = "serde")]
 mod settings;
@@ -17,21 +19,22 @@ use std::time::Duration;
 pub(crate) use self::backoff::Backoff;
 pub use self::builder::ConfigBuilder;
 use self::builder::Place;
-pub(crate) use self::builder::check_label;
+pub(crate) use self::check::check_label;
 pub(crate) use self::drift::Drift;
 pub use self::error::ConfigError;
 pub(crate) use self::group::CheckedGroup;
 pub use self::group::Group;
+pub(crate) use self::safety::Checks;
+pub use self::safety::{CheckPolicy, Safety, ServerCheck};
 pub(crate) use self::server::CheckedServer;
 pub use self::server::Server;
+use twox_hash::XxHash3_64;
+
 use crate::clock::Clock;
 use crate::ring::RingScheme;
 
 /// The environment variable that [`Config::from_env`] reads.
 const SERVERS_VARIABLE: &str = "REDLOCK_SERVERS";
-
-/// The longest time to live: a lock that is to be held for years is not a lease.
-const MAX_TTL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// A configuration that was checked. Cheap enough to clone.
 ///
@@ -83,6 +86,12 @@ pub struct Config {
     pub(crate) max_waiters: usize,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) memory: bool,
+    pub(crate) safety: Safety,
+    pub(crate) max_ttl: Duration,
+    pub(crate) epoch: u32,
+    pub(crate) fleet: Option<String>,
+    pub(crate) durable: bool,
+    pub(crate) checks: Checks,
 }
 
 impl Config {
@@ -146,9 +155,43 @@ impl Config {
         Drift(self.drift_factor)
     }
 
-    /// A TTL in the servers' unit, if it leaves any validity.
+    /// A TTL in the servers' unit, if it leaves any validity and no server that forgot the lock
+    /// would vote within it.
     pub(crate) fn usable_ttl(&self, ttl: Duration) -> Result<Duration, ConfigError> {
-        builder::usable_ttl(ttl, self.drift(), self.node_deadline)
+        let usable = check::usable_ttl(ttl, self.drift(), self.node_deadline)?;
+        if self.safety == Safety::Guarded && usable > self.max_ttl {
+            let fix = format!(
+                "it is longer than max_ttl, {:?}, after which a server that lost its data votes \
+                 again: set a larger max_ttl in all processes, or a shorter ttl",
+                self.max_ttl
+            );
+            return Err(ConfigError::new("ttl", format!("{ttl:?}"), fix));
+        }
+        Ok(usable)
+    }
+
+    /// For how long a server does not vote after it lost its data.
+    pub(crate) fn quarantine(&self) -> Duration {
+        self.max_ttl.saturating_add(self.drift().of(self.max_ttl))
+    }
+
+    /// What must be the same in all processes that share these servers: who votes on which key,
+    /// and for how long a lock may last. Sixteen hexadecimal digits.
+    pub(crate) fn fingerprint(&self) -> String {
+        let mut text = format!("{:?};{}", self.ring, self.max_ttl.as_millis());
+        for group in &self.groups {
+            if self.groups.len() > 1 {
+                text.push_str(&format!(";{:?}", group.name()));
+            }
+            let mut addresses: Vec<&str> =
+                group.servers().iter().map(CheckedServer::address).collect();
+            addresses.sort_unstable();
+            match &self.fleet {
+                Some(fleet) => text.push_str(&format!(";{fleet:?} {}", addresses.len())),
+                None => text.push_str(&format!(";{addresses:?}")),
+            }
+        }
+        format!("{:016x}", XxHash3_64::oneshot(text.as_bytes()))
     }
 
     #[cfg(test)]
@@ -217,6 +260,18 @@ impl Config {
         self.ring
     }
 
+    /// How much is made sure of.
+    #[must_use]
+    pub fn safety(&self) -> Safety {
+        self.safety
+    }
+
+    /// The longest TTL of any lock on these servers.
+    #[must_use]
+    pub fn max_ttl(&self) -> Duration {
+        self.max_ttl
+    }
+
     /// How many requests may wait for one key in this process.
     #[must_use]
     pub fn max_waiters(&self) -> usize {
@@ -244,6 +299,12 @@ impl fmt::Debug for Config {
             .field("max_waiters", &self.max_waiters)
             .field("clock", &self.clock)
             .field("memory", &self.memory)
+            .field("safety", &self.safety)
+            .field("max_ttl", &self.max_ttl)
+            .field("epoch", &self.epoch)
+            .field("fleet", &self.fleet)
+            .field("durable", &self.durable)
+            .field("checks", &self.checks)
             .finish()
     }
 }

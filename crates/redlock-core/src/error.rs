@@ -16,9 +16,10 @@ pub enum ErrorKind {
     /// Somebody else has the key: a majority of the servers says so, or this process knows by itself.
     /// Or too many wait for it in this process already. Trying again later helps.
     Contended,
-    /// No majority answered: the lock service is not there.
+    /// No majority answered, or could vote: the lock service is not there.
     Unavailable,
-    /// A majority granted the key, but so late that nothing of the lease was left.
+    /// A majority granted the key, but so late that nothing of the lease was left; or less is left
+    /// of it than was asked for.
     Expired,
     /// The lease is gone: it ran out, or a majority said that it is not ours.
     Lost,
@@ -97,9 +98,17 @@ impl LockError {
         self.0.kind == ErrorKind::Unavailable
     }
 
+    /// Whether servers that would vote are in quarantine.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        let quarantined =
+            |report: &NodeReport| matches!(report.answer, NodeAnswer::Quarantined { .. });
+        self.is_unavailable() && self.0.nodes.iter().any(quarantined)
+    }
+
     /// In how long trying again may succeed. For [`Contended`](ErrorKind::Contended): when a majority
     /// of the nodes will be free, unless the holder renews its lease. For
-    /// [`Unavailable`](ErrorKind::Unavailable): when servers that are down will next be tried. `None`
+    /// [`Unavailable`](ErrorKind::Unavailable): when servers that are down will next be tried, or
+    /// when those that may have forgotten locks vote again. `None`
     /// for all others, and if nobody knows.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -155,9 +164,10 @@ impl LockError {
         error
     }
 
-    pub(crate) fn unavailable(nodes: Vec<NodeReport>, retry_after: Duration) -> Self {
+    /// `back_within`: after which time a node that is down is tried again.
+    pub(crate) fn unavailable(nodes: Vec<NodeReport>, back_within: Duration) -> Self {
         let mut error = Self::new(ErrorKind::Unavailable, "no majority of the nodes answered");
-        error.0.retry_after = Some(retry_after);
+        error.0.retry_after = Some(votes_in(&nodes, back_within));
         error.with_nodes(nodes)
     }
 
@@ -173,6 +183,15 @@ impl LockError {
 
     pub(crate) fn lost(reason: LostReason) -> Self {
         Self::new(ErrorKind::Lost, format!("the lock was lost: {reason}"))
+    }
+
+    pub(crate) fn released() -> Self {
+        Self::new(ErrorKind::Lost, "the lock was released")
+    }
+
+    pub(crate) fn too_little(left: Duration, needed: Duration) -> Self {
+        let reason = format!("only {left:.1?} of the lease are left, and {needed:.1?} are needed");
+        Self::new(ErrorKind::Expired, reason)
     }
 
     pub(crate) fn invalid(error: impl Error + Send + Sync + 'static) -> Self {
@@ -222,6 +241,21 @@ impl Error for LockError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.0.source.as_ref().map(|source| &**source as &(dyn Error + 'static))
     }
+}
+
+/// When a majority may vote again: those in quarantine are ready when they say, those that are down
+/// may be back when they are tried next.
+fn votes_in(nodes: &[NodeReport], back_within: Duration) -> Duration {
+    let mut waits: Vec<Duration> = nodes
+        .iter()
+        .map(|report| match report.answer {
+            NodeAnswer::Quarantined { ready_in } => ready_in,
+            NodeAnswer::Granted | NodeAnswer::Held { .. } | NodeAnswer::NotHeld => Duration::ZERO,
+            _ => back_within,
+        })
+        .collect();
+    waits.sort_unstable();
+    waits.get(majority(nodes.len()) - 1).copied().unwrap_or(back_within)
 }
 
 /// Who holds a key, as far as the answers of a group tell.
@@ -289,6 +323,17 @@ mod tests {
         let split = [held("a", 10), report(NodeAnswer::Granted), held("b", 500)];
         assert_eq!(Holding::of(&split).free_in, Some(Duration::from_millis(10)));
         assert_eq!(Holding::of(&split).label.as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn a_majority_votes_when_enough_are_out_of_quarantine_or_back() {
+        let ready = |secs| report(NodeAnswer::Quarantined { ready_in: Duration::from_secs(secs) });
+        let after = |nodes| LockError::unavailable(nodes, Duration::from_secs(1)).retry_after();
+        let secs = |secs| Some(Duration::from_secs(secs));
+        assert_eq!(after(vec![ready(8), ready(5), ready(9)]), secs(8));
+        assert_eq!(after(vec![ready(8), ready(5), report(NodeAnswer::NotHeld)]), secs(5));
+        assert_eq!(after(vec![ready(8), report(NodeAnswer::TimedOut), ready(9)]), secs(8));
+        assert_eq!(after(vec![report(NodeAnswer::TimedOut)]), secs(1));
     }
 
     #[test]

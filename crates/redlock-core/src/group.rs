@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{LockError, NodeReport};
+use crate::fencing::Highest;
 use crate::key::Key;
+use crate::mending::Mending;
 use crate::node::{Command, Node, Op};
 use crate::protocol::quorum::NodeAnswer;
 use crate::round::{Round, Seat};
@@ -16,11 +18,23 @@ pub(crate) struct Group {
     nodes: Box<[Arc<dyn Node>]>,
     /// After which time a node that is down is tried again at the latest.
     back_within: Duration,
+    highest: Highest,
+    mending: Mending,
 }
 
 impl Group {
     pub(crate) fn new(nodes: Vec<Arc<dyn Node>>, back_within: Duration) -> Self {
-        Self { nodes: nodes.into_boxed_slice(), back_within }
+        Self {
+            nodes: nodes.into_boxed_slice(),
+            back_within,
+            highest: Highest::default(),
+            mending: Mending::default(),
+        }
+    }
+
+    /// The largest fencing tokens that were seen.
+    pub(crate) fn highest(&self) -> &Highest {
+        &self.highest
     }
 
     pub(crate) fn nodes(&self) -> &[Arc<dyn Node>] {
@@ -36,9 +50,38 @@ impl Group {
         round
     }
 
+    /// Posts a command to one node; the round is about its vote alone.
+    pub(crate) fn post_alone(&self, node: usize, op: Op, key: &Key, token: &Token) -> Arc<Round> {
+        let round = Arc::new(Round::new(1));
+        let seat = Seat::new(Arc::clone(&round), 0);
+        self.nodes[node].post(Command { op, key: key.clone(), token: token.clone(), seat });
+        round
+    }
+
+    /// Posts a command to every node and waits for each to answer it.
+    pub(crate) async fn ask_each(&self, op: Op, key: &Key, token: &Token) -> Vec<NodeReport> {
+        let alone = |node| self.post_alone(node, op, key, token);
+        let rounds: Vec<Arc<Round>> = (0..self.nodes.len()).map(alone).collect();
+        let mut reports = Vec::with_capacity(rounds.len());
+        for (node, round) in self.nodes.iter().zip(rounds) {
+            round.verdict().await;
+            let answer = round.inspect(|ballot| ballot.answers()[0].clone());
+            reports.push(NodeReport::new(node.address(), answer));
+        }
+        reports
+    }
+
     /// Posts the release of what `acquired` may have set: everywhere but where it certainly was
     /// not executed, also where the answer was "no" or is still missing.
-    pub(crate) fn release(&self, key: &Key, token: &Token, acquired: &Round) -> Arc<Round> {
+    pub(crate) fn release(
+        self: &Arc<Self>,
+        key: &Key,
+        token: &Token,
+        acquired: &Round,
+    ) -> Arc<Round> {
+        if acquired.inspect(|ballot| ballot.counters().iter().any(|counter| !counter.known)) {
+            self.mending.begin(self, key, token);
+        }
         self.undo(Op::Release, key, token, acquired)
     }
 

@@ -79,8 +79,8 @@ impl Guard {
     /// use std::time::Duration;
     ///
     /// let guard = redlock.lock("order:42").await?;
-    /// let validity = guard.extend(Duration::from_secs(60)).await?;
-    /// assert!(validity > Duration::from_secs(59));
+    /// let validity = guard.extend(Duration::from_secs(10)).await?;
+    /// assert!(validity > Duration::from_secs(9));
     /// # Ok(()) }
     /// ```
     ///
@@ -89,7 +89,8 @@ impl Guard {
     /// [`Lost`](crate::ErrorKind::Lost) if the lock has run out or a majority says that it is not
     /// ours; [`Unavailable`](crate::ErrorKind::Unavailable) if no majority confirmed, in which
     /// case the lock stays valid for as long as it was; [`Invalid`](crate::ErrorKind::Invalid) if
-    /// `ttl` is too short for the configured drift and node deadline.
+    /// `ttl` is too short for the configured drift and node deadline, or longer than
+    /// [`max_ttl`](crate::ConfigBuilder::max_ttl).
     ///
     /// # Cancel safety
     ///

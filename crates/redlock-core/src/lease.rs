@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::error::LockError;
+use crate::fencing::{FenceBasis, FencingToken};
 use crate::key::Key;
-use crate::protocol::tenure::LostReason;
+use crate::protocol::tenure::{LeaseState, LostReason};
 use crate::tenancy::Tenancy;
 use crate::token::Token;
 
@@ -90,7 +92,86 @@ impl Lease {
     ///
     /// Dropping the future has no effect.
     pub async fn lost(&self) -> LostReason {
-        self.0.lost().await
+        let lost = |state| match state {
+            LeaseState::Lost(reason) => Some(reason),
+            LeaseState::Held | LeaseState::Jeopardy | LeaseState::Released => None,
+        };
+        self.0.wait_for(lost).await
+    }
+
+    /// How the lease stands.
+    #[must_use]
+    pub fn state(&self) -> LeaseState {
+        self.0.state()
+    }
+
+    /// Waits until the lease stands otherwise than `seen`, and says how. Held locks that are in
+    /// jeopardy and lost ones are told no later than they are.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
+    /// # let redlock = redlock_core::Redlock::in_memory();
+    /// use redlock_core::LeaseState;
+    ///
+    /// let guard = redlock.lock("order:42").await?;
+    /// let lease = guard.lease().clone();
+    /// guard.release().await;
+    /// assert_eq!(lease.changed(LeaseState::Held).await, LeaseState::Released);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
+    pub async fn changed(&self, seen: LeaseState) -> LeaseState {
+        self.0.wait_for(|state| (state != seen).then_some(state)).await
+    }
+
+    /// Makes sure that at least `remaining` is left: right before something is done that can't be
+    /// undone. It asks no server, and takes no time.
+    ///
+    /// What was begun may still arrive after the end of the lease, if this process or the network
+    /// is stopped in between: let the other side check the [fencing token](Self::fencing_token).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
+    /// # let redlock = redlock_core::Redlock::in_memory();
+    /// use std::time::Duration;
+    ///
+    /// let guard = redlock.lock("order:42").await?;
+    /// guard.ensure(Duration::from_secs(2))?;
+    /// // charge the customer, which takes up to two seconds
+    /// assert!(guard.ensure(Duration::from_secs(3600)).is_err());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Lost`](crate::ErrorKind::Lost) if the lock was lost or released, and
+    /// [`Expired`](crate::ErrorKind::Expired) if less than `remaining` is left.
+    pub fn ensure(&self, remaining: Duration) -> Result<(), LockError> {
+        match self.state() {
+            LeaseState::Lost(reason) => Err(LockError::lost(reason)),
+            LeaseState::Released => Err(LockError::released()),
+            LeaseState::Held | LeaseState::Jeopardy => match self.remaining() {
+                left if left < remaining => Err(LockError::too_little(left, remaining)),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// The number that is larger than those of all earlier locks of this key, for the store that
+    /// is written to: see [`FencingToken`]. `None` in [`Safety::Plain`](crate::Safety::Plain).
+    #[must_use]
+    pub fn fencing_token(&self) -> Option<FencingToken> {
+        self.0.fence.map(|fence| fence.token)
+    }
+
+    /// What makes the fencing token larger than earlier ones. `None` in
+    /// [`Safety::Plain`](crate::Safety::Plain).
+    #[must_use]
+    pub fn fence_basis(&self) -> Option<FenceBasis> {
+        self.0.fence.map(|fence| fence.basis)
     }
 }
 
@@ -99,6 +180,7 @@ impl fmt::Debug for Lease {
         f.debug_struct("Lease")
             .field("key", &self.0.key)
             .field("token", &self.0.token)
+            .field("fencing_token", &self.fencing_token())
             .field("remaining", &self.remaining())
             .field("lost", &self.lost_reason())
             .finish()

@@ -99,15 +99,16 @@
 mod clock;
 mod config;
 mod error;
+mod fencing;
 mod group;
 mod guard;
 mod keeper;
 mod key;
 mod latch;
 mod lease;
+mod mending;
 mod node;
 mod pending;
-mod protocol;
 mod queue;
 mod redlock;
 mod request;
@@ -117,19 +118,29 @@ mod service;
 mod tenancy;
 mod token;
 
+/// For model checkers and simulators. Nothing of it is meant to last.
+#[cfg(feature = "test-util")]
+#[doc(hidden)]
+pub mod protocol;
+#[cfg(not(feature = "test-util"))]
+mod protocol;
+
 /// The examples of the README are compiled as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
 pub use self::clock::{Clock, Moment, SystemClock, TokioClock};
-pub use self::config::{Config, ConfigBuilder, ConfigError, Group, Server};
+pub use self::config::{
+    CheckPolicy, Config, ConfigBuilder, ConfigError, Group, Safety, Server, ServerCheck,
+};
 pub use self::error::{ErrorKind, LockError, NodeAnswer, NodeReport};
+pub use self::fencing::{FenceBasis, FencingToken};
 pub use self::guard::{Guard, Released};
 pub use self::key::{IntoKey, InvalidKey, Key};
 pub use self::lease::Lease;
-pub use self::protocol::tenure::LostReason;
-pub use self::redlock::{Closed, Inspection, Redlock};
+pub use self::protocol::tenure::{LeaseState, LostReason};
+pub use self::redlock::{Closed, Inspection, Provisioned, Redlock};
 pub use self::request::{Renew, Request};
 pub use self::ring::RingScheme;
 pub use self::token::{InvalidToken, Token};

@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::RwLockReadGuard;
+use tokio::sync::{Notify, RwLockReadGuard};
 
 use crate::clock::Moment;
 use crate::error::LockError;
+use crate::fencing::{Fence, FenceBasis, FencingToken, bucket_of};
 use crate::group::Group;
 use crate::key::Key;
-use crate::latch::Latch;
 use crate::node::Op;
 use crate::protocol::attempt::{Attempt, Outcome};
+use crate::protocol::fence::{Step, after_grants, after_reads};
+use crate::protocol::quorum::Verdict;
 use crate::protocol::tenure::{Tenure, Terms};
 use crate::queue::Turn;
 use crate::round::Round;
@@ -28,10 +30,19 @@ pub(crate) struct Pending<'r> {
     full_key: &'r Key,
     token: Token,
     attempt: Attempt,
+    /// What the nodes were asked to raise the counter of the key to.
+    proposal: u64,
     round: Arc<Round>,
     settled: bool,
     /// What closing waits for: until the lock is kept or its release is posted.
     _admitted: RwLockReadGuard<'r, ()>,
+}
+
+/// What a lock that was won has to show for it.
+#[derive(Clone, Copy)]
+pub(crate) struct Won {
+    valid_until: Moment,
+    fence: Option<Fence>,
 }
 
 impl<'r> Pending<'r> {
@@ -43,11 +54,12 @@ impl<'r> Pending<'r> {
         ttl: Duration,
     ) -> Result<Self, LockError> {
         let admitted = service.attempts.try_read().map_err(|_| LockError::closed())?;
-        let attempt =
-            Attempt { started: service.now(), ttl, drift: service.config.drift().of(ttl) };
-        let round = group.post(Op::Acquire { ttl }, full_key, &token);
+        let clock = &service.config.clock;
+        let attempt = Attempt { started: clock.now(), ttl, drift: service.config.drift().of(ttl) };
+        let proposal = group.highest().propose(full_key, clock.unix_micros());
+        let round = group.post(Op::Acquire { ttl, proposal }, full_key, &token);
         let (settled, _admitted) = (false, admitted);
-        Ok(Self { service, group, full_key, token, attempt, round, settled, _admitted })
+        Ok(Self { service, group, full_key, token, attempt, proposal, round, settled, _admitted })
     }
 
     pub(crate) fn ttl(&self) -> Duration {
@@ -55,14 +67,50 @@ impl<'r> Pending<'r> {
     }
 
     /// Until when the lock would be valid, or why it is not ours.
-    pub(crate) async fn decided(&mut self) -> Result<Moment, LockError> {
+    pub(crate) async fn decided(&mut self) -> Result<Won, LockError> {
         let verdict = self.round.verdict().await;
-        match self.attempt.judge(verdict, self.service.now()) {
-            Outcome::Won { valid_until } => Ok(valid_until),
+        let mut outcome = self.attempt.judge(verdict, self.service.now());
+        let mut fence = None;
+        if matches!(outcome, Outcome::Won { .. }) && self.service.is_guarded() {
+            fence = Some(self.fence().await?);
+            // Its votes may have taken time, too.
+            outcome = self.attempt.judge(verdict, self.service.now());
+        }
+        match outcome {
+            Outcome::Won { valid_until } => Ok(Won { valid_until, fence }),
             Outcome::Contended => Err(self.find_holder().await),
             Outcome::Unavailable => Err(self.group.unavailable(&self.round)),
             Outcome::Expired => Err(LockError::expired(self.group.report(&self.round))),
         }
+    }
+
+    /// The fencing token of the lock that a majority has just granted. Mostly they agree on one
+    /// already.
+    async fn fence(&self) -> Result<Fence, LockError> {
+        let nodes = self.group.nodes().len();
+        let grants = self.round.counters();
+        let mut asked = Arc::clone(&self.round);
+        let mut step = after_grants(nodes, &grants);
+        if step == Step::Read {
+            let count = Op::Count { bucket: bucket_of(self.full_key) };
+            asked = self.group.post(count, self.full_key, &self.token);
+            asked.verdict().await;
+            step = after_reads(nodes, &grants, &asked.counters(), self.proposal);
+        }
+        let (token, basis) = match step {
+            Step::Done(token) => (token, FenceBasis::Majority),
+            Step::Confirm { token, basis } => {
+                let confirm = Op::Confirm { fence: token };
+                let confirmed = self.group.post(confirm, self.full_key, &self.token);
+                if confirmed.verdict().await != Verdict::Granted {
+                    return Err(self.group.unavailable(&confirmed));
+                }
+                (token, basis)
+            }
+            Step::Read | Step::Stuck => return Err(self.group.unavailable(&asked)),
+        };
+        self.group.highest().observe(self.full_key, token);
+        Ok(Fence { token: FencingToken::new(token), basis })
     }
 
     /// Whether a majority is known to be down.
@@ -93,22 +141,23 @@ impl<'r> Pending<'r> {
         key: Key,
         turn: Turn<Tenancy>,
         terms: Terms,
-        valid_until: Moment,
+        won: Won,
     ) -> Arc<Tenancy> {
         self.settled = true;
-        let tenure = Tenure::new(terms, self.attempt.started, valid_until);
+        let tenure = Tenure::new(terms, self.attempt.started, won.valid_until);
         let tenancy = Arc::new(Tenancy {
             id: self.service.next_id(),
             key,
             full_key: self.full_key.clone(),
             token: self.token.clone(),
+            fence: won.fence,
             group: Arc::clone(self.group),
             acquired: Arc::clone(&self.round),
             clock: Arc::clone(&self.service.config.clock),
             drift: self.service.config.drift(),
             tenure: Mutex::new(tenure),
             turn: Mutex::default(),
-            lost: Latch::default(),
+            changed: Notify::new(),
             timer: Mutex::default(),
         });
         turn.hold(&tenancy);

@@ -8,11 +8,12 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::Config;
 use crate::error::{Holding, LockError, NodeReport};
+use crate::fencing::bucket_of;
 use crate::guard::{Guard, Released};
 use crate::key::{IntoKey, Key};
 use crate::lease::Lease;
 use crate::node::Op;
-use crate::protocol::quorum::{NodeAnswer, Verdict, majority};
+use crate::protocol::quorum::{Verdict, majority};
 use crate::protocol::tenure::LostReason;
 use crate::request::{Renew, Request};
 use crate::service::Service;
@@ -51,6 +52,17 @@ pub struct Closed {
     pub unreleased: usize,
 }
 
+/// What became of servers that were to be put to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Provisioned {
+    /// All of them were new, and vote now.
+    New,
+    /// Some were in use already; nothing was done. In [`Safety::Plain`](crate::Safety::Plain)
+    /// servers need not be put to use.
+    InUse,
+}
+
 /// Who holds a key, as far as the servers say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -79,6 +91,9 @@ impl Redlock {
     /// A lock service that is known to be there: a majority of every group has answered. One that
     /// may come up later is made by [`new`](Self::new).
     ///
+    /// If a majority is quarantined, as servers are that were never used, this waits for the end
+    /// of that: up to one [`max_ttl`](crate::ConfigBuilder::max_ttl).
+    ///
     /// ```no_run
     /// # async fn start() -> Result<(), Box<dyn std::error::Error>> {
     /// use redlock_core::{Config, Redlock};
@@ -89,21 +104,24 @@ impl Redlock {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if that did not happen within two seconds,
-    /// with what each server of the first such group had to say.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if that did not happen within two seconds
+    /// besides a quarantine, with what each server of the first such group had to say.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future closes the connections.
     pub async fn connect(config: Config) -> Result<Self, LockError> {
         let redlock = Self::new(config);
-        let deadline = Instant::now() + CONNECT_PATIENCE;
+        let now = Instant::now();
+        let (deadline, quarantine) =
+            (now + CONNECT_PATIENCE, now + redlock.config().quarantine() + CONNECT_PATIENCE);
         loop {
-            match redlock.ready().await {
-                Ok(()) => return Ok(redlock),
-                Err(error) if Instant::now() >= deadline => return Err(error),
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            let Err(error) = redlock.ready().await else { return Ok(redlock) };
+            let deadline = if error.is_quarantined() { quarantine } else { deadline };
+            if Instant::now() >= deadline {
+                return Err(error);
             }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -311,16 +329,17 @@ impl Redlock {
         self.service.check_open()?;
         let key = key.into_key().map_err(LockError::invalid)?;
         let group = self.service.group_of(&key);
-        let round = self.service.ask(group, &self.service.full_key(&key)).await?;
+        let full_key = self.service.full_key(&key);
+        let round = self.service.ask(Op::Inspect, group, &full_key).await?;
         let nodes = group.report(&round);
         let holding = Holding::of(&nodes);
-        let is_held = |node: &&NodeReport| matches!(node.answer, NodeAnswer::Held { .. });
-        let held = nodes.iter().filter(is_held).count() >= majority(nodes.len());
+        let held = nodes.iter().filter(|node| node.answer.is_held()).count();
+        let held = held >= majority(nodes.len());
         Ok(Inspection { held, holder: holding.label, free_in: holding.free_in, nodes })
     }
 
-    /// Whether locks can be taken now: a majority of every group answers. It only reads: a server
-    /// that is full, or whose user may not write, answers too.
+    /// Whether locks can be taken now: a majority of every group answers, and may vote. It only
+    /// reads: a server that is full answers too.
     ///
     /// # Errors
     ///
@@ -334,9 +353,55 @@ impl Redlock {
         self.service.check_open()?;
         let key = self.service.full_key(&Key::hashed("redlock:ready"));
         for group in &self.service.groups {
-            self.service.ask(group, &key).await?;
+            self.service.ask(Op::Count { bucket: bucket_of(&key) }, group, &key).await?;
         }
         Ok(())
+    }
+
+    /// Puts servers to use that were just created: they vote at once. Without it a server that
+    /// was never used counts as one that may have forgotten locks, and is quarantined for one
+    /// [`max_ttl`](crate::ConfigBuilder::max_ttl).
+    ///
+    /// Nothing is done if any server of a group is in use already: one that lost its data must
+    /// not be taken for a new one. So it may be called whenever servers are set up, but only
+    /// there, never by services when they start.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
+    /// # let redlock = redlock_core::Redlock::in_memory();
+    /// use redlock_core::Provisioned;
+    ///
+    /// match redlock.provision().await? {
+    ///     Provisioned::New => println!("locks can be taken"),
+    ///     _ => println!("the servers are in use"),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) unless all servers answer;
+    /// [`Closed`](crate::ErrorKind::Closed).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, some servers may be in use and others not. Those are then
+    /// quarantined when they are first used.
+    pub async fn provision(&self) -> Result<Provisioned, LockError> {
+        self.service.check_open()?;
+        if !self.service.is_guarded() {
+            return Ok(Provisioned::InUse);
+        }
+        let key = self.service.full_key(&Key::hashed("redlock:ready"));
+        for dry in [true, false] {
+            for group in &self.service.groups {
+                let nodes = self.service.ask_each(Op::Provision { dry }, group, &key).await?;
+                if nodes.iter().any(|node| node.answer.is_held()) {
+                    return Ok(Provisioned::InUse);
+                }
+            }
+        }
+        Ok(Provisioned::New)
     }
 
     /// Refuses new locks, releases all that are held, and waits up to `grace` until the servers

@@ -15,7 +15,7 @@ use crate::guard::Guard;
 use crate::key::{InvalidKey, Key};
 use crate::latch::Latch;
 use crate::lease::Lease;
-use crate::pending::Pending;
+use crate::pending::{Pending, Won};
 use crate::protocol::tenure::Terms;
 use crate::queue::{Entry, Turn};
 use crate::service::Service;
@@ -84,7 +84,8 @@ impl Request {
     }
 
     /// For how long the servers keep the key if nobody extends or releases it, in whole
-    /// milliseconds: longer than the drift of the clocks plus two node deadlines, at most 365 days.
+    /// milliseconds: longer than the drift of the clocks plus two node deadlines, at most
+    /// [`max_ttl`](crate::ConfigBuilder::max_ttl).
     ///
     /// The default is the configured TTL, 10 seconds unless set.
     pub fn ttl(mut self, ttl: Duration) -> Self {
@@ -166,7 +167,7 @@ impl Request {
             let decided = attempt.decided().await;
             service.check_open()?;
             let error = match decided {
-                Ok(valid_until) => return Ok(self.won(key, turn, attempt, valid_until)),
+                Ok(won) => return Ok(self.keep(key, turn, attempt, won)),
                 Err(error) => error,
             };
             let hopeless = attempt.is_hopeless();
@@ -242,19 +243,13 @@ impl Request {
         Some(pause.min(left))
     }
 
-    fn won(
-        &self,
-        key: Key,
-        turn: Turn<Tenancy>,
-        attempt: Pending<'_>,
-        valid_until: Moment,
-    ) -> Guard {
+    fn keep(&self, key: Key, turn: Turn<Tenancy>, attempt: Pending<'_>, won: Won) -> Guard {
         let service = &self.service;
         // A little earlier than a third each, or leases taken at once are renewed at once.
         let renew_after = (self.renew == Renew::Yes).then(|| (1.0 - fastrand::f64() / 8.0) / 3.0);
         let hold_until = self.max_hold.map_or(Moment::NEVER, |max_hold| service.now() + max_hold);
         let terms = Terms { ttl: attempt.ttl(), renew_after, hold_until };
-        let tenancy = attempt.keep(key, turn, terms, valid_until);
+        let tenancy = attempt.keep(key, turn, terms, won);
         Guard::new(Lease(tenancy), Arc::clone(service))
     }
 }

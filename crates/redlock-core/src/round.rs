@@ -6,7 +6,8 @@ use std::task::{Poll, Waker};
 
 use parking_lot::Mutex;
 
-use crate::protocol::quorum::{Ballot, NodeAnswer, Verdict};
+use crate::protocol::fence::Counter;
+use crate::protocol::quorum::{Ballot, NodeAnswer, Verdict, Vote};
 
 /// The votes on one command. Nodes cast them, one caller awaits the verdict; who no longer waits
 /// may drop the future, the votes are counted all the same.
@@ -27,10 +28,10 @@ impl Round {
     }
 
     /// Counts the vote of one node and wakes the caller once, when the verdict is known.
-    pub(crate) fn answer(&self, seat: usize, answer: NodeAnswer) {
+    pub(crate) fn answer(&self, seat: usize, vote: impl Into<Vote>) {
         let waiting = {
             let mut state = self.state.lock();
-            match state.ballot.record(seat, answer) {
+            match state.ballot.record(seat, vote) {
                 Some(_) => state.waiting.take(),
                 None => None,
             }
@@ -55,6 +56,11 @@ impl Round {
         .await
     }
 
+    /// The counters that came with the answers so far.
+    pub(crate) fn counters(&self) -> Vec<Counter> {
+        self.inspect(|ballot| ballot.counters().to_vec())
+    }
+
     pub(crate) fn inspect<T>(&self, look: impl FnOnce(&Ballot) -> T) -> T {
         look(&self.state.lock().ballot)
     }
@@ -73,9 +79,9 @@ impl Seat {
         Self { round: Some(round), index }
     }
 
-    pub(crate) fn answer(mut self, answer: NodeAnswer) {
+    pub(crate) fn answer(mut self, vote: impl Into<Vote>) {
         if let Some(round) = self.round.take() {
-            round.answer(self.index, answer);
+            round.answer(self.index, vote);
         }
     }
 }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::RwLock;
 
 use crate::clock::Moment;
-use crate::config::{CheckedGroup, Config};
-use crate::error::LockError;
+use crate::config::{CheckedGroup, Config, Safety};
+use crate::error::{LockError, NodeReport};
 use crate::group::Group;
 use crate::keeper::Keeper;
 use crate::key::Key;
@@ -89,13 +89,37 @@ impl Service {
         self.group_of(key).post(op, &self.full_key(key), token)
     }
 
-    /// Asks the nodes of a group who holds a key.
-    pub(crate) async fn ask(&self, group: &Group, full_key: &Key) -> Result<Arc<Round>, LockError> {
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.config.safety == Safety::Guarded
+    }
+
+    /// Asks the nodes of a group something that changes nothing about a key.
+    pub(crate) async fn ask(
+        &self,
+        op: Op,
+        group: &Group,
+        full_key: &Key,
+    ) -> Result<Arc<Round>, LockError> {
         let token = Token::generate(&self.config.label).map_err(LockError::no_randomness)?;
-        let round = group.post(Op::Inspect, full_key, &token);
+        let round = group.post(op, full_key, &token);
         match round.verdict().await {
             Verdict::Granted | Verdict::Denied => Ok(round),
             Verdict::Unavailable => Err(group.unavailable(&round)),
+        }
+    }
+
+    /// The same of every node: all of them have to answer.
+    pub(crate) async fn ask_each(
+        &self,
+        op: Op,
+        group: &Group,
+        full_key: &Key,
+    ) -> Result<Vec<NodeReport>, LockError> {
+        let token = Token::generate(&self.config.label).map_err(LockError::no_randomness)?;
+        let nodes = group.ask_each(op, full_key, &token).await;
+        match nodes.iter().all(|node| node.answer.is_vote()) {
+            true => Ok(nodes),
+            false => Err(LockError::unavailable(nodes, self.config.reconnection_interval.cap)),
         }
     }
 }

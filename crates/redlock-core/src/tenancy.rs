@@ -1,20 +1,23 @@
 //! A tenancy: one acquisition of a key, from the votes that won it to its end.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::clock::{Clock, Moment};
 use crate::config::Drift;
 use crate::error::LockError;
+use crate::fencing::Fence;
 use crate::group::Group;
 use crate::key::Key;
-use crate::latch::Latch;
 use crate::node::Op;
 use crate::protocol::quorum::Verdict;
-use crate::protocol::tenure::{Extension, LostReason, Tenure};
+use crate::protocol::tenure::{Extension, LeaseState, LostReason, Tenure};
 use crate::queue::Turn;
 use crate::round::Round;
 use crate::token::Token;
@@ -26,6 +29,7 @@ pub(crate) struct Tenancy {
     /// The key as the servers know it.
     pub(crate) full_key: Key,
     pub(crate) token: Token,
+    pub(crate) fence: Option<Fence>,
     pub(crate) group: Arc<Group>,
     /// The votes that won it, and those that are still coming in.
     pub(crate) acquired: Arc<Round>,
@@ -34,8 +38,8 @@ pub(crate) struct Tenancy {
     pub(crate) tenure: Mutex<Tenure>,
     /// The place at the head of the line, until the lock is released or lost.
     pub(crate) turn: Mutex<Option<Turn<Self>>>,
-    /// Raised when the lock is lost, for those who wait for that.
-    pub(crate) lost: Latch,
+    /// Notified when its state changes.
+    pub(crate) changed: Notify,
     /// When the keeper will look at it next. The keeper's own.
     pub(crate) timer: Mutex<Option<Moment>>,
 }
@@ -50,12 +54,24 @@ impl Tenancy {
         self.tenure.lock().lost(self.clock.now())
     }
 
-    pub(crate) async fn lost(&self) -> LostReason {
+    pub(crate) fn state(&self) -> LeaseState {
+        self.tenure.lock().state(self.clock.now())
+    }
+
+    /// Waits until `look` finds something in the state. Looks at the clock whenever it is polled:
+    /// after the process was stopped, whoever polls it first knows, not only the keeper's timer.
+    pub(crate) async fn wait_for<T>(&self, look: impl Fn(LeaseState) -> Option<T>) -> T {
         loop {
-            if let Some(reason) = self.lost_reason() {
-                return reason;
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let found = poll_fn(|cx| match look(self.state()) {
+                Some(found) => Poll::Ready(Some(found)),
+                None => changed.as_mut().poll(cx).map(|()| None),
+            });
+            if let Some(found) = found.await {
+                return found;
             }
-            self.lost.raised().await;
         }
     }
 
@@ -70,6 +86,7 @@ impl Tenancy {
             // Posted under the lock: no renewal can be posted after it.
             self.group.release(&self.full_key, &self.token, &self.acquired)
         };
+        self.changed.notify_waiters();
         self.end_turn();
         Some(round)
     }
@@ -77,6 +94,7 @@ impl Tenancy {
     /// Gives the lock up without releasing it: whoever has the token may go on with it.
     pub(crate) fn hand_over(&self) {
         self.tenure.lock().release();
+        self.changed.notify_waiters();
         self.end_turn();
     }
 
@@ -114,7 +132,9 @@ impl Tenancy {
         let denied = round.inspect(|ballot| ballot.denied_by_majority());
         let error = match verdict {
             Verdict::Granted => {
-                tenure.extended(extension, now);
+                if tenure.extended(extension, now) {
+                    self.changed.notify_waiters();
+                }
                 match tenure.lost(now) {
                     None => return Ok(tenure.remaining(now)),
                     Some(reason) => LockError::lost(reason),
@@ -131,6 +151,7 @@ impl Tenancy {
             Verdict::Denied | Verdict::Unavailable => {
                 tenure.not_extended(now);
                 drop(tenure);
+                self.changed.notify_waiters();
                 self.group.unavailable(round)
             }
         };
@@ -147,7 +168,7 @@ impl Tenancy {
     /// Tells everybody who waits for it that the lock is lost.
     pub(crate) fn announce(&self, reason: LostReason) {
         tracing::warn!(token = ?self.token, %reason, "lock lost");
-        self.lost.raise();
+        self.changed.notify_waiters();
         self.end_turn();
     }
 

@@ -130,7 +130,7 @@ async fn keys_in_opposite_orders_do_not_wait_for_each_other() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lock_that_is_handed_over_is_extended_and_released_by_its_token() {
-    let redlock = Redlock::in_memory();
+    let redlock = Redlock::new(Config::memory().max_ttl(2 * TTL).build().unwrap());
     let token = redlock.lock("k").await.unwrap().hand_over();
     assert!(redlock.inspect("k").await.unwrap().held);
     let validity = redlock.extend("k", &token, 2 * TTL).await.unwrap();

@@ -28,7 +28,7 @@ impl LockResource for AccountId {
     }
 
     fn ttl(&self) -> Option<Duration> {
-        Some(Duration::from_secs(30))
+        Some(Duration::from_secs(7))
     }
 }
 
@@ -172,7 +172,7 @@ async fn an_extracted_resource_is_locked_until_the_response_and_not_until_it_is_
     let keep = Arc::clone(&kept);
     let handler = move |account: Locked<Path<AccountId>>, scope: LockScope| async move {
         assert_eq!(account.0.0, "7");
-        assert!(account.lease().remaining() > Duration::from_secs(20), "the ttl of the resource");
+        assert!(account.lease().remaining() > Duration::from_secs(5), "the ttl of the resource");
         keep.lock().unwrap().replace((account.clone_lease(), scope));
         drop(account);
         is_held(&inspected, "account:7").await.to_string()

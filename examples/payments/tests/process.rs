@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use redlock_core::{Config, Provisioned, Redlock};
 use redlock_tests::{Fleet, eventually};
 use reqwest::Client;
 use rustix::process::{Pid, Signal, kill_process};
@@ -157,6 +158,8 @@ async fn a_process_that_dies_in_the_middle_of_a_charge_is_followed_by_one_that_f
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_processes_on_one_fleet_charge_once_and_answer_503_without_a_majority() {
     let fleet = Fleet::start(3).await;
+    let config = Config::servers(fleet.urls()).build().unwrap();
+    assert_eq!(Redlock::new(config).provision().await.unwrap(), Provisioned::New);
     let directory = tempfile::tempdir().unwrap();
     let mut command = command(directory.path());
     command.env("REDLOCK_SERVERS", fleet.urls().join(","));

@@ -13,7 +13,7 @@ use std::process::id;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redlock_core::{Config, LockError, Redlock};
+use redlock_core::{Config, LockError, Redlock, Safety};
 use redlock_tests::{Fleet, History, Ledger, Stamp};
 
 const TASKS: usize = 64;
@@ -51,6 +51,7 @@ async fn lock_where_the_environment_says() {
         Err(error) => return println!("{} / {error}", error.field()),
     };
     let redlock = Redlock::new(config);
+    redlock.provision().await.unwrap();
     for order in 0..20 {
         let lock = redlock.lock(format!("order:{order}")).wait(Duration::from_secs(30));
         println!("{:?}", lock.await.unwrap().hand_over());
@@ -61,6 +62,7 @@ async fn lock_where_the_environment_says() {
 
 fn redlock(urls: &[&str]) -> Redlock {
     let config = Config::servers(urls.iter().copied())
+        .safety(Safety::Plain)
         .node_deadline(Duration::from_millis(400))
         .retry_interval(Duration::from_millis(2), Duration::from_millis(30));
     Redlock::new(config.build().unwrap())

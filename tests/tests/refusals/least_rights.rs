@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redlock_core::{Config, Redlock, Released, Renew};
+use redlock_core::{Config, Redlock, Released, Renew, Safety};
 use redlock_tests::{Fleet, RedisServer, eventually};
 
 use crate::HANG;
@@ -34,7 +34,8 @@ fn redlock(fleet: &Fleet) -> Redlock {
         .ttl(Duration::from_secs(30))
         .node_deadline(Duration::from_secs(2))
         .key_prefix("app:")
-        .label("least");
+        .label("least")
+        .safety(Safety::Plain);
     Redlock::new(config.build().unwrap())
 }
 

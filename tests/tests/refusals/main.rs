@@ -9,7 +9,9 @@ mod roles;
 
 use std::time::Duration;
 
-use redlock_core::{Config, ErrorKind, LockError, NodeAnswer, NodeReport, Redlock, Released};
+use redlock_core::{
+    Config, ErrorKind, LockError, NodeAnswer, NodeReport, Redlock, Released, Safety,
+};
 use redlock_tests::{Fleet, eventually};
 use tokio::time::timeout;
 
@@ -28,6 +30,7 @@ fn redlock<S: AsRef<str>>(urls: &[S]) -> Redlock {
         .retry_interval(Duration::from_millis(5), Duration::from_millis(20))
         .reconnection_interval(Duration::from_millis(5), Duration::from_millis(20))
         .label("refusals")
+        .safety(Safety::Plain)
         .build();
     Redlock::new(config.expect("the URLs are good"))
 }

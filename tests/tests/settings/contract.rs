@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use redlock_core::{Config, ConfigBuilder, LockError, Redlock, Renew, Token};
+use redlock_core::{Config, ConfigBuilder, LockError, Provisioned, Redlock, Renew, Token};
 use redlock_tests::{Fleet, eventually};
 
 use crate::{PATIENCE, millis};
@@ -129,7 +129,7 @@ fn build(settings: ConfigBuilder) -> Redlock {
 async fn the_memory_backend_does_what_redis_does() {
     let fleet = Fleet::start(3).await;
     let (memory, redis) = (build(Config::memory()), build(Config::servers(fleet.urls())));
-    redis.ready().await.unwrap();
+    assert_eq!(redis.provision().await.unwrap(), Provisioned::New);
     assert_eq!(locks(&memory).await, locks(&redis).await);
     assert_eq!(tokens(&memory).await, tokens(&redis).await);
     let (in_memory, on_redis) = tokio::join!(ends(&memory), ends(&redis));

@@ -10,7 +10,7 @@ mod retries;
 
 use std::time::Duration;
 
-use redlock_core::{Config, ConfigBuilder, Redlock};
+use redlock_core::{Config, ConfigBuilder, Redlock, Safety};
 use redlock_tests::Fleet;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -21,7 +21,8 @@ const fn millis(millis: u64) -> Duration {
 
 /// Deadlines that a busy machine keeps; everything else has its default.
 fn settings(fleet: &Fleet) -> ConfigBuilder {
-    Config::servers(fleet.urls()).ttl(Duration::from_secs(60)).node_deadline(millis(5_000))
+    let settings = Config::servers(fleet.urls()).safety(Safety::Plain);
+    settings.ttl(Duration::from_secs(60)).node_deadline(millis(5_000))
 }
 
 fn build(settings: ConfigBuilder) -> Redlock {

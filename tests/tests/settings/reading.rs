@@ -1,6 +1,6 @@
 //! A configuration that is read from a file.
 
-use redlock_core::{Config, Redlock, Released};
+use redlock_core::{Config, Provisioned, Redlock, Released};
 use redlock_tests::{Fleet, eventually};
 use serde_json::json;
 
@@ -22,7 +22,9 @@ async fn a_configuration_that_is_read_locks_as_it_says() {
         "drift_factor": 0.25,
     }))
     .unwrap();
-    let guard = Redlock::new(config).lock("order").await.unwrap();
+    let redlock = Redlock::new(config);
+    assert_eq!(redlock.provision().await.unwrap(), Provisioned::New);
+    let guard = redlock.lock("order").await.unwrap();
     assert_eq!(guard.token().label(), "reader");
     assert!(guard.remaining() < millis(30_000));
     for server in &fleet {
@@ -47,6 +49,7 @@ async fn groups_of_servers_are_read_with_the_ring_they_are_on() {
     }))
     .unwrap();
     let redlock = Redlock::new(config);
+    assert_eq!(redlock.provision().await.unwrap(), Provisioned::New);
     // Where these belong was computed with the other implementation of this ring.
     let guards = redlock.lock_all(["foo", "example_key:42"]).await.unwrap();
     assert_eq!(fleet[0].keys().await, ["foo"]);

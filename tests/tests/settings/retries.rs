@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use redlock_core::{Config, ConfigBuilder, ErrorKind, NodeAnswer, Redlock};
+use redlock_core::{Config, ConfigBuilder, ErrorKind, NodeAnswer, Redlock, Safety};
 use redlock_tests::{FakeServer, Fleet, RedisServer, eventually};
 use tokio::time::timeout;
 
@@ -62,7 +62,7 @@ async fn the_pauses_between_tries_grow_from_the_base_to_the_cap() {
 
 /// A service of one server that hangs up on everybody.
 fn hung_up_on(fake: &FakeServer, base: Duration, cap: Duration) -> Redlock {
-    build(Config::servers([fake.url()]).reconnection_interval(base, cap))
+    build(Config::servers([fake.url()]).safety(Safety::Plain).reconnection_interval(base, cap))
 }
 
 #[tokio::test]

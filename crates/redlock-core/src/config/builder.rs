@@ -4,13 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::drift::{CLOCK_PRECISION, Drift};
-use super::{Backoff, CheckedGroup, Config, ConfigError, Group, MAX_TTL};
+use super::check::{
+    check_count, check_interval, check_label, check_max_ttl, check_node_deadline, usable_ttl,
+    whole_millis,
+};
+use super::drift::Drift;
+use super::safety::Checks;
+use super::{Backoff, CheckPolicy, CheckedGroup, Config, ConfigError, Group, Safety, ServerCheck};
 use crate::clock::{Clock, SystemClock, TokioClock};
 use crate::ring::RingScheme;
-use crate::token::{MAX_LABEL_LEN, is_label};
+use crate::token::MAX_LABEL_LEN;
 
-const MAX_SERVERS: usize = 63;
 const MAX_POOL_SIZE: usize = 64;
 const MAX_PREFIX_LEN: usize = 256;
 const NODE_DEADLINES: std::ops::RangeInclusive<Duration> =
@@ -36,6 +40,12 @@ pub struct ConfigBuilder {
     ring: RingScheme,
     max_waiters: usize,
     clock: Option<Arc<dyn Clock>>,
+    safety: Safety,
+    max_ttl: Option<Duration>,
+    epoch: u32,
+    fleet: Option<String>,
+    durable: bool,
+    checks: Checks,
 }
 
 /// Where the servers were named, for errors about them.
@@ -95,6 +105,12 @@ impl ConfigBuilder {
             ring: RingScheme::default(),
             max_waiters: 1024,
             clock: None,
+            safety: Safety::default(),
+            max_ttl: None,
+            epoch: 0,
+            fleet: None,
+            durable: false,
+            checks: Checks::default(),
         }
     }
 
@@ -188,6 +204,63 @@ impl ConfigBuilder {
         self
     }
 
+    /// How much is made sure of. Default: [`Safety::Guarded`].
+    pub fn safety(mut self, safety: Safety) -> Self {
+        self.safety = safety;
+        self
+    }
+
+    /// The longest TTL of any lock on these servers: a server that lost its data does not vote for
+    /// that long, and the drift of the clocks. At least the TTL. Default: the TTL.
+    ///
+    /// It must be the same in all processes that share locks; see [`epoch`](Self::epoch) for how
+    /// to change it. [`Safety::Plain`] has no such limit.
+    pub fn max_ttl(mut self, ttl: Duration) -> Self {
+        self.max_ttl = Some(ttl);
+        self
+    }
+
+    /// The number of this configuration, to be raised when servers, groups, ring or
+    /// [`max_ttl`](Self::max_ttl) change. Default: 0.
+    ///
+    /// Each server remembers what it was used for. A process with another list of servers and the
+    /// same number, or with a smaller number, is refused there; the first with a larger number
+    /// puts the server into quarantine for the longer of both `max_ttl`, and those with a smaller
+    /// number are refused from then on.
+    ///
+    /// That keeps old and new processes apart if they have servers in common without which neither
+    /// has a majority: replace, add or remove one server of a group at a time. Otherwise stop all
+    /// old processes first. [`Safety::Plain`] knows no epochs.
+    pub fn epoch(mut self, epoch: u32) -> Self {
+        self.epoch = epoch;
+        self
+    }
+
+    /// A name for these servers, for when not all processes know them by the same addresses.
+    /// Default: their addresses. See [`epoch`](Self::epoch) for what it is compared for.
+    pub fn fleet(mut self, name: impl Into<String>) -> Self {
+        self.fleet = Some(name.into());
+        self
+    }
+
+    /// Whether the servers keep whatever they have acknowledged, also when the power fails:
+    /// `appendonly yes` with `appendfsync always` on disks that do as they are told. A restart is
+    /// no reason for a quarantine then. Default: `false`.
+    pub fn durable(mut self, durable: bool) -> Self {
+        self.durable = durable;
+        self
+    }
+
+    /// What becomes of a server that fails a check. Default: it is refused;
+    /// [`Version`](ServerCheck::Version) only warns, and
+    /// [`Persistence`](ServerCheck::Persistence) is ignored.
+    ///
+    /// Without the right to ask (`+info`) there is nothing to check.
+    pub fn check(mut self, check: ServerCheck, policy: CheckPolicy) -> Self {
+        self.checks.set(check, policy);
+        self
+    }
+
     /// Checks everything and makes the configuration. No server is contacted.
     ///
     /// # Errors
@@ -224,6 +297,12 @@ impl ConfigBuilder {
             max_waiters: self.max_waiters,
             clock,
             memory,
+            safety: self.safety,
+            max_ttl: whole_millis(self.max_ttl.unwrap_or(self.ttl)),
+            epoch: self.epoch,
+            fleet: self.fleet,
+            durable: self.durable,
+            checks: self.checks,
         }
     }
 
@@ -241,6 +320,9 @@ impl ConfigBuilder {
             check_node_deadline(deadline, self.ttl)?;
         }
         usable_ttl(self.ttl, Drift(self.drift_factor), self.effective_node_deadline())?;
+        if let Some(max_ttl) = self.max_ttl {
+            check_max_ttl(max_ttl, self.ttl)?;
+        }
         if !(1..=MAX_POOL_SIZE).contains(&self.pool_size) {
             let fix = format!("a server needs 1 to {MAX_POOL_SIZE} connections; 1 suits most");
             return Err(ConfigError::new("pool_size", self.pool_size, fix));
@@ -309,96 +391,6 @@ pub(super) fn memory_group() -> CheckedGroup {
     CheckedGroup::new("memory", Vec::new())
 }
 
-/// Whether `label` can be part of a token.
-pub(crate) fn check_label(label: &str) -> Result<(), ConfigError> {
-    if is_label(label) {
-        return Ok(());
-    }
-    let fix = format!("use 1 to {MAX_LABEL_LEN} visible ASCII characters other than a colon");
-    let start: String = label.chars().take(MAX_LABEL_LEN).collect();
-    let value = format!("\"{}\" ({} bytes)", start.escape_debug(), label.len());
-    Err(ConfigError::new("label", value, fix))
-}
-
-/// The TTL as the servers count it, if it outlives the drift and two node deadlines.
-pub(super) fn usable_ttl(
-    ttl: Duration,
-    drift: Drift,
-    node_deadline: Duration,
-) -> Result<Duration, ConfigError> {
-    let whole = whole_millis(ttl);
-    let error = |fix: String| Err(ConfigError::new("ttl", format!("{ttl:?}"), fix));
-    if whole.is_zero() {
-        return error("the servers count in milliseconds: set at least 1ms".into());
-    }
-    if ttl > MAX_TTL {
-        return error(format!("a lease of more than {MAX_TTL:?}, a year, never ends: set less"));
-    }
-    let drifted = drift.of(whole);
-    if whole <= drifted.saturating_add(node_deadline.saturating_mul(2)) {
-        let fixed = CLOCK_PRECISION.saturating_add(node_deadline.saturating_mul(2));
-        let least = fixed.as_secs_f64() / (1.0 - drift.0) * 1000.0;
-        let advice = format!("set a ttl of at least {}ms", least.floor() + 1.0);
-        return error(format!(
-            "nothing would be left of it after the drift of the clocks, {drifted:?}, and two node \
-             deadlines of {node_deadline:?}: {advice}, or a shorter node_deadline"
-        ));
-    }
-    Ok(whole)
-}
-
-fn check_node_deadline(deadline: Duration, ttl: Duration) -> Result<(), ConfigError> {
-    let error = |fix: String| Err(ConfigError::new("node_deadline", format!("{deadline:?}"), fix));
-    if deadline.is_zero() {
-        return error("no server answers in no time: set at least a few milliseconds".into());
-    }
-    if deadline >= ttl / 2 && !ttl.is_zero() {
-        return error(format!(
-            "one silent server could use up the lease: set less than half of the ttl, {ttl:?}"
-        ));
-    }
-    Ok(())
-}
-
-fn check_interval(field: &str, interval: Backoff) -> Result<(), ConfigError> {
-    let value = format!("{:?} to {:?}", interval.base, interval.cap);
-    if interval.base.is_zero() {
-        let fix = "without a pause the servers are flooded: set a base of at least 1ms";
-        return Err(ConfigError::new(field, value, fix));
-    }
-    if interval.base > interval.cap {
-        let fix = "the first pause is longer than the longest: set a base up to the cap";
-        return Err(ConfigError::new(field, value, fix));
-    }
-    Ok(())
-}
-
-fn check_count(field: &str, servers: usize) -> Result<(), ConfigError> {
-    let error = |fix: String| Err(ConfigError::new(field, format!("{servers} servers"), fix));
-    if servers == 0 {
-        return error(
-            "there is nothing to lock on: name one server, or better three or five".into(),
-        );
-    }
-    if servers > MAX_SERVERS {
-        return error(format!(
-            "a lock asks all of them: name at most {MAX_SERVERS}, and use groups to spread keys"
-        ));
-    }
-    if servers.is_multiple_of(2) {
-        return error(format!(
-            "an even number tolerates no more failures than one fewer: name {} or {}",
-            servers - 1,
-            servers + 1
-        ));
-    }
-    Ok(())
-}
-
-fn whole_millis(duration: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-}
-
 /// Host name and process id, as far as a label can have them.
 fn default_label() -> String {
     let process = std::process::id();
@@ -430,6 +422,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::token::is_label;
 
     const fn millis(millis: u64) -> Duration {
         Duration::from_millis(millis)

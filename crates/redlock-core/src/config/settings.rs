@@ -10,7 +10,7 @@ use serde::de::{
 };
 
 use super::server::Server;
-use super::{Config, ConfigBuilder, ConfigError, Group};
+use super::{CheckPolicy, Config, ConfigBuilder, ConfigError, Group, Safety, ServerCheck};
 use crate::ring::RingScheme;
 
 /// The names of the settings in a file. Whatever is left out has the builder's default.
@@ -38,6 +38,13 @@ struct Settings {
     label: Option<String>,
     ring: Option<RingSetting>,
     max_waiters: Option<usize>,
+    safety: Option<SafetySetting>,
+    #[serde(default, with = "humantime_serde")]
+    max_ttl: Option<Duration>,
+    epoch: Option<u32>,
+    fleet: Option<String>,
+    durable: Option<bool>,
+    checks: Option<ChecksSetting>,
 }
 
 #[derive(serde::Deserialize)]
@@ -45,6 +52,32 @@ struct Settings {
 enum RingSetting {
     Xxh3,
     Ketama,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SafetySetting {
+    Guarded,
+    Plain,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a policy for each check")]
+struct ChecksSetting {
+    role: Option<PolicySetting>,
+    identity: Option<PolicySetting>,
+    mode: Option<PolicySetting>,
+    eviction: Option<PolicySetting>,
+    version: Option<PolicySetting>,
+    persistence: Option<PolicySetting>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum PolicySetting {
+    Refuse,
+    Warn,
+    Ignore,
 }
 
 #[derive(serde::Deserialize)]
@@ -97,11 +130,44 @@ impl Settings {
         builder = set(builder, self.key_prefix, ConfigBuilder::key_prefix);
         builder = set(builder, self.label, ConfigBuilder::label);
         builder = set(builder, self.max_waiters, ConfigBuilder::max_waiters);
+        builder = set(builder, self.max_ttl, ConfigBuilder::max_ttl);
+        builder = set(builder, self.epoch, ConfigBuilder::epoch);
+        builder = set(builder, self.fleet, ConfigBuilder::fleet);
+        builder = set(builder, self.durable, ConfigBuilder::durable);
+        let safety = self.safety.map(|safety| match safety {
+            SafetySetting::Guarded => Safety::Guarded,
+            SafetySetting::Plain => Safety::Plain,
+        });
+        builder = set(builder, safety, ConfigBuilder::safety);
+        builder = set(builder, self.checks, |builder, checks| checks.apply(builder));
         let ring = self.ring.map(|ring| match ring {
             RingSetting::Xxh3 => RingScheme::Xxh3,
             RingSetting::Ketama => RingScheme::Ketama,
         });
         set(builder, ring, ConfigBuilder::ring).build()
+    }
+}
+
+impl ChecksSetting {
+    fn apply(self, builder: ConfigBuilder) -> ConfigBuilder {
+        let policies = [
+            (ServerCheck::Role, self.role),
+            (ServerCheck::Identity, self.identity),
+            (ServerCheck::Mode, self.mode),
+            (ServerCheck::Eviction, self.eviction),
+            (ServerCheck::Version, self.version),
+            (ServerCheck::Persistence, self.persistence),
+        ];
+        policies.into_iter().fold(builder, |builder, (check, policy)| {
+            set(builder, policy, |builder, policy| {
+                let policy = match policy {
+                    PolicySetting::Refuse => CheckPolicy::Refuse,
+                    PolicySetting::Warn => CheckPolicy::Warn,
+                    PolicySetting::Ignore => CheckPolicy::Ignore,
+                };
+                builder.check(check, policy)
+            })
+        })
     }
 }
 
@@ -301,7 +367,9 @@ mod tests {
                 "retry_interval_base": "30ms", "retry_interval_max": "1s",
                 "reconnection_interval_base": "40ms", "reconnection_interval_max": "2s",
                 "ttl": "1m 30s", "node_deadline": "20ms", "key_prefix": "app:",
-                "label": "me", "ring": "ketama", "max_waiters": 7
+                "label": "me", "ring": "ketama", "max_waiters": 7,
+                "safety": "plain", "max_ttl": "2m", "epoch": 3, "fleet": "eu", "durable": true,
+                "checks": { "eviction": "warn", "persistence": "refuse" }
             }"#,
         )
         .unwrap();
@@ -317,6 +385,11 @@ mod tests {
         assert_eq!(config.label(), "me");
         assert_eq!(config.ring(), RingScheme::Ketama);
         assert_eq!(config.max_waiters(), 7);
+        assert_eq!((config.safety(), config.max_ttl()), (Safety::Plain, millis(120_000)));
+        assert_eq!((config.epoch, config.fleet.as_deref(), config.durable), (3, Some("eu"), true));
+        assert_eq!(config.checks.policy(ServerCheck::Eviction), CheckPolicy::Warn);
+        assert_eq!(config.checks.policy(ServerCheck::Persistence), CheckPolicy::Refuse);
+        assert_eq!(config.checks.policy(ServerCheck::Role), CheckPolicy::Refuse);
     }
 
     #[test]

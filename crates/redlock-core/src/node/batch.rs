@@ -1,8 +1,8 @@
 //! A batch: commands that go out as one pipeline.
 //!
-//! All releases of a batch are one call of a script, which costs a server about as much as the
-//! deletions alone. So they are sent after what was posted later, except for commands of the same
-//! key, which never overtake each other.
+//! In the guarded mode a batch is one call of a script. In the plain mode all releases of a batch
+//! are, which costs a server about as much as the deletions alone. So they are sent after what was
+//! posted later, except for commands of the same key, which never overtake each other.
 
 use std::collections::HashSet;
 use std::future::{poll_fn, ready};
@@ -14,10 +14,11 @@ use std::task::Poll;
 use bb8_redis::redis::{Pipeline, RedisResult, Value};
 use tokio::time::Instant;
 
-use super::Command;
-use super::connection::Connection;
+use super::connection::{Connection, Dialect};
+use super::guarded::{self, Guarding};
 use super::mailbox::Mailbox;
 use super::wire::{self, NativeDelete, Reply, ScriptBy};
+use super::{Command, Op};
 use crate::key::Key;
 use crate::protocol::quorum::NodeAnswer;
 
@@ -37,6 +38,7 @@ pub(super) struct Batch<'l> {
 enum Call {
     Single(Command),
     Releases(Vec<Command>),
+    Guarded(Vec<Command>),
 }
 
 impl<'l> Batch<'l> {
@@ -47,18 +49,10 @@ impl<'l> Batch<'l> {
         commands: Vec<Command>,
         by: ScriptBy,
     ) -> Self {
-        let native = connection.native_delete();
-        let calls = calls(commands, by, native);
-        let mut pipeline = Pipeline::with_capacity(calls.len());
-        for call in &calls {
-            match call {
-                Call::Single(command) => wire::encode(&mut pipeline, command, by, native),
-                Call::Releases(commands) => {
-                    let held = commands.iter().map(wire::named_holder);
-                    wire::encode_releases(&mut pipeline, held, by);
-                }
-            }
-        }
+        let (calls, pipeline) = match connection.dialect() {
+            Dialect::Guarded(guarding) => guarded(commands, by, guarding),
+            Dialect::Plain { native_delete } => plain(commands, by, *native_delete),
+        };
         let replies = Box::pin(connection.send(pipeline, calls.len()));
         let fate = NodeAnswer::Failed("its connection task ended".into());
         let mut batch = Self { mailbox, calls, by, sent: Instant::now(), replies, fate };
@@ -77,9 +71,9 @@ impl<'l> Batch<'l> {
         let mut answered = 0;
         let by = self.by;
         let mut cast = |command: Command, reply| match reply {
-            Reply::Vote(answer) => {
+            Reply::Vote(vote) => {
                 answered += 1;
-                command.seat.answer(answer);
+                command.seat.answer(vote);
             }
             Reply::Again if by == ScriptBy::Hash => again.push(command),
             Reply::Again => {
@@ -97,6 +91,10 @@ impl<'l> Batch<'l> {
                 Call::Single(command) => cast(command, wire::classify(reply)),
                 Call::Releases(commands) => {
                     let replies = wire::classify_each(reply, commands.len());
+                    commands.into_iter().zip(replies).for_each(|(one, reply)| cast(one, reply));
+                }
+                Call::Guarded(commands) => {
+                    let replies = guarded::classify_each(reply, commands.len());
                     commands.into_iter().zip(replies).for_each(|(one, reply)| cast(one, reply));
                 }
             }
@@ -125,9 +123,46 @@ impl Call {
     fn into_commands(self) -> Vec<Command> {
         match self {
             Self::Single(command) => vec![command],
-            Self::Releases(commands) => commands,
+            Self::Releases(commands) | Self::Guarded(commands) => commands,
         }
     }
+}
+
+/// One call runs them all. Only the record of a server is begun by itself: looking whether the
+/// server may vote would begin it, too.
+fn guarded(commands: Vec<Command>, by: ScriptBy, guarding: &Guarding) -> (Vec<Call>, Pipeline) {
+    let mut pipeline = Pipeline::with_capacity(1);
+    let mut calls = Vec::with_capacity(1);
+    let (provisions, commands): (Vec<_>, Vec<_>) =
+        commands.into_iter().partition(|command| matches!(command.op, Op::Provision { .. }));
+    for provision in provisions {
+        guarding.encode_provision(&mut pipeline, provision.op == Op::Provision { dry: true });
+        calls.push(Call::Single(provision));
+    }
+    if !commands.is_empty() {
+        guarding.encode(&mut pipeline, &commands, by);
+        calls.push(Call::Guarded(commands));
+    }
+    (calls, pipeline)
+}
+
+fn plain(
+    commands: Vec<Command>,
+    by: ScriptBy,
+    native: Option<NativeDelete>,
+) -> (Vec<Call>, Pipeline) {
+    let calls = calls(commands, by, native);
+    let mut pipeline = Pipeline::with_capacity(calls.len());
+    for call in &calls {
+        match call {
+            Call::Single(command) => wire::encode(&mut pipeline, command, by, native),
+            Call::Releases(commands) | Call::Guarded(commands) => {
+                let held = commands.iter().map(wire::named_holder);
+                wire::encode_releases(&mut pipeline, held, by);
+            }
+        }
+    }
+    (calls, pipeline)
 }
 
 /// Gathers the releases, each before the next command of its key.

@@ -19,11 +19,33 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::wire::{EXTEND, NativeDelete, PREFLIGHT, RELEASE, describe};
+use super::guarded::Guarding;
+use super::survey::{SECTIONS, Survey};
+use super::wire::{EXTEND, GUARDED, NativeDelete, PREFLIGHT, RELEASE, Script, describe};
+use crate::config::{CheckPolicy, Checks, ServerCheck};
 use crate::latch::Latch;
 
 /// How long setting up a connection may take: TCP, TLS, authentication and the questions asked.
 pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What the scripts of the plain mode run, `@` for a key.
+const PLAIN_TRIALS: [&str; 4] = ["GET @", "PTTL @", "PEXPIRE @ 1", "DEL @"];
+
+/// What the script of the guarded mode runs.
+const GUARDED_TRIALS: [&str; 12] = [
+    "TIME",
+    "INFO server",
+    "EXISTS @",
+    "HMGET @ run",
+    "HDEL @ run",
+    "GET @",
+    "PTTL @",
+    "PEXPIRE @ 1",
+    "HSET @ run 0",
+    "DEL @",
+    "SET @ 0 NX PX 1",
+    "DEL @",
+];
 
 /// Why a server can't vote, in words for its operator.
 #[derive(Clone, Debug)]
@@ -68,12 +90,11 @@ pub(crate) struct Identities {
 }
 
 impl Identities {
-    fn claim(&self, address: &Arc<str>, run_id: &Arc<str>) -> Result<(), Cause> {
+    fn claim(&self, address: &Arc<str>, run_id: &Arc<str>) -> Result<(), String> {
         let mut by_address = self.by_address.lock();
         let twin = by_address.iter().find(|(other, id)| *other != address && *id == run_id);
         if let Some((other, _)) = twin {
-            let text = format!("it is the same server as {other}, name independent servers");
-            return Err(Cause(text.into()));
+            return Err(format!("it is the same server as {other}, name independent servers"));
         }
         by_address.insert(Arc::clone(address), Arc::clone(run_id));
         Ok(())
@@ -94,12 +115,19 @@ pub(super) struct Connection {
     broken: Arc<Latch>,
     /// `None` where the user may not ask: then nothing can be said about old connections.
     id: Option<ConnectionId>,
-    native_delete: Option<NativeDelete>,
+    dialect: Dialect,
+}
+
+/// How the server is talked to.
+#[derive(Debug)]
+pub(super) enum Dialect {
+    Guarded(Arc<Guarding>),
+    Plain { native_delete: Option<NativeDelete> },
 }
 
 impl Connection {
-    pub(super) fn native_delete(&self) -> Option<NativeDelete> {
-        self.native_delete
+    pub(super) fn dialect(&self) -> &Dialect {
+        &self.dialect
     }
 
     pub(super) fn broken(&self) -> &Arc<Latch> {
@@ -149,6 +177,9 @@ pub(super) struct Manager {
     pub(super) identities: Arc<Identities>,
     /// A key under the configured prefix that nobody locks.
     pub(super) preflight_key: Vec<u8>,
+    /// In the guarded mode.
+    pub(super) guarding: Option<Arc<Guarding>>,
+    pub(super) checks: Checks,
 }
 
 impl ManageConnection for Manager {
@@ -190,8 +221,11 @@ impl Manager {
             .set_push_sender(on_push);
         let mut redis = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         let id = self.check(&mut redis).await?;
-        let native_delete = self.find_native_delete(&mut redis).await?;
-        Ok(Connection { redis, broken, id, native_delete })
+        let dialect = match &self.guarding {
+            Some(guarding) => Dialect::Guarded(Arc::clone(guarding)),
+            None => Dialect::Plain { native_delete: self.find_native_delete(&mut redis).await? },
+        };
+        Ok(Connection { redis, broken, id, dialect })
     }
 
     /// Finds out whether the server has a compare-and-delete of its own that this user may call.
@@ -224,38 +258,35 @@ impl Manager {
         &self,
         redis: &mut MultiplexedConnection,
     ) -> Result<Option<ConnectionId>, Cause> {
-        let mut questions = Pipeline::with_capacity(7);
-        questions.cmd("INFO").arg("server");
-        questions.cmd("INFO").arg("replication");
+        let (scripts, trials): (&[&Script], &[&str]) = match self.guarding {
+            Some(_) => (&[&GUARDED], &GUARDED_TRIALS),
+            None => (&[&RELEASE, &EXTEND], &PLAIN_TRIALS),
+        };
+        let mut questions = Pipeline::with_capacity(SECTIONS.len() + scripts.len() + 3);
+        for section in SECTIONS {
+            questions.cmd("INFO").arg(section);
+        }
         questions.cmd("CLIENT").arg("ID");
-        for script in [&RELEASE, &EXTEND] {
+        let trial = questions.cmd("EVAL").arg(PREFLIGHT.source);
+        trial.arg(1).arg(&self.preflight_key).arg(trials);
+        // What counts is the right to name a script by its hash.
+        let by_hash = questions.cmd("EVALSHA").arg(PREFLIGHT.hash());
+        by_hash.arg(1).arg(&self.preflight_key);
+        for script in scripts {
             questions.cmd("SCRIPT").arg("LOAD").arg(script.source);
         }
-        let preflight = questions.cmd("EVAL").arg(PREFLIGHT.source);
-        preflight.arg(1).arg(&self.preflight_key);
-        // Without the right to load scripts the hash is unknown, which is no harm.
-        let by_hash = questions.cmd("EVALSHA").arg(RELEASE.hash());
-        by_hash.arg(1).arg(&self.preflight_key).arg("");
-        let answers = redis.send_packed_commands(&questions, 0, 7).await?;
-        let [server, replication, client_id, _, _, preflight, by_hash] = answers.as_slice() else {
+        let count = SECTIONS.len() + 3 + scripts.len();
+        let answers = redis.send_packed_commands(&questions, 0, count).await?;
+        let Some((sections, [client_id, trial, by_hash, ..])) =
+            answers.split_at_checked(SECTIONS.len())
+        else {
             return Err(Cause("its answer is not the Redis protocol".into()));
         };
-        // Without the right to ask (+info) these checks are skipped: locks work all the same.
-        match info_field(replication, "role:").as_deref() {
-            None | Some("master") => {}
-            Some(role) => {
-                let text = format!("its role is {role}; name an independent primary");
-                return Err(Cause(text.into()));
-            }
+        let survey = Survey::new(sections);
+        for (check, objection) in survey.objections() {
+            self.object(check, objection)?;
         }
-        match info_field(server, "redis_mode:").as_deref() {
-            None | Some("standalone") => {}
-            Some(mode) => {
-                let text = format!("it runs in {mode} mode; name a standalone server");
-                return Err(Cause(text.into()));
-            }
-        }
-        for answer in [preflight, by_hash] {
+        for answer in [trial, by_hash] {
             if let Value::ServerError(error) = answer
                 && error.kind() != Some(ServerErrorKind::NoScript)
             {
@@ -263,22 +294,26 @@ impl Manager {
                 return Err(Cause(text.into()));
             }
         }
-        let Some(run_id) = info_field(server, "run_id:") else { return Ok(None) };
-        self.identities.claim(&self.address, &run_id)?;
+        let Some(run_id) = survey.run_id() else { return Ok(None) };
+        if let Err(objection) = self.identities.claim(&self.address, &run_id) {
+            self.object(ServerCheck::Identity, objection)?;
+        }
         Ok(match client_id {
             Value::Int(client_id) => Some(ConnectionId { run_id, client_id: *client_id }),
             _ => None,
         })
     }
-}
 
-fn info_field(info: &Value, name: &str) -> Option<Arc<str>> {
-    let text = match info {
-        Value::BulkString(bytes) => str::from_utf8(bytes).ok()?,
-        Value::VerbatimString { text, .. } => text,
-        _ => return None,
-    };
-    text.lines().find_map(|line| line.strip_prefix(name)).map(|value| Arc::from(value.trim()))
+    fn object(&self, check: ServerCheck, objection: String) -> Result<(), Cause> {
+        match self.checks.policy(check) {
+            CheckPolicy::Refuse => return Err(Cause(objection.into())),
+            CheckPolicy::Warn => {
+                tracing::warn!(node = %self.address, ?check, objection, "server check failed");
+            }
+            CheckPolicy::Ignore => {}
+        }
+        Ok(())
+    }
 }
 
 /// Keeps the causes that bb8 would turn into "timed out".
@@ -310,19 +345,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_info_field_is_found_among_others() {
-        let info = Value::BulkString(b"# Server\r\nredis_mode:standalone\r\nrun_id:abc\r\n".into());
-        assert_eq!(info_field(&info, "run_id:").as_deref(), Some("abc"));
-        assert_eq!(info_field(&info, "role:"), None);
-        assert_eq!(info_field(&Value::Nil, "role:"), None);
-    }
-
-    #[test]
     fn one_run_id_behind_two_addresses_is_refused_and_a_restart_is_not() {
         let identities = Identities::default();
         let (a, b): (Arc<str>, Arc<str>) = ("a:1".into(), "b:1".into());
         identities.claim(&a, &"run-1".into()).unwrap();
-        let refused = identities.claim(&b, &"run-1".into()).unwrap_err().to_string();
+        let refused = identities.claim(&b, &"run-1".into()).unwrap_err();
         assert!(refused.contains("same server as a:1"), "{refused}");
         identities.claim(&a, &"run-2".into()).unwrap();
         identities.claim(&b, &"run-1".into()).unwrap();

@@ -18,7 +18,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Command;
 use super::batch::Batch;
-use super::connection::{Causes, Connection, ConnectionId, Manager};
+use super::connection::{Causes, Connection, ConnectionId, Dialect, Manager};
+use super::guarded::{self, Guarding};
 use super::mailbox::{Debt, Mailbox, Reopened};
 use super::wire::{Reply, ScriptBy, classify_each, encode_releases};
 use crate::config::Backoff;
@@ -172,6 +173,30 @@ impl Driver {
 }
 
 async fn pay(connection: &Connection, debts: &[Debt]) -> RedisResult<()> {
+    match connection.dialect() {
+        Dialect::Guarded(guarding) => pay_guarded(connection, guarding, debts).await,
+        Dialect::Plain { .. } => pay_plain(connection, debts).await,
+    }
+}
+
+async fn pay_guarded(
+    connection: &Connection,
+    guarding: &Guarding,
+    debts: &[Debt],
+) -> RedisResult<()> {
+    for by in [ScriptBy::Hash, ScriptBy::Source] {
+        let mut pipeline = Pipeline::new();
+        guarding.encode_debts(&mut pipeline, debts, by);
+        let replies = connection.send(pipeline, 1).await?;
+        let again = |reply| guarded::classify_each(reply, debts.len()).contains(&Reply::Again);
+        if !replies.into_iter().any(again) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn pay_plain(connection: &Connection, debts: &[Debt]) -> RedisResult<()> {
     let held = debts.iter().map(|debt| (&debt.key, debt.token.as_str()));
     let mut together = Pipeline::new();
     encode_releases(&mut together, held.clone(), ScriptBy::Hash);

@@ -14,10 +14,12 @@ use crate::token::Token;
 
 mod batch;
 mod connection;
+mod guarded;
 mod lane;
 mod mailbox;
 mod memory;
 mod redis;
+mod survey;
 mod wire;
 
 pub(crate) use self::connection::Identities;
@@ -46,16 +48,25 @@ pub(crate) trait Node: fmt::Debug + Send + Sync {
 /// What a node can be asked to do with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
-    /// Set the key to the token if nobody holds it.
-    Acquire { ttl: Duration },
+    /// Set the key to the token if nobody holds it, and raise its counter: to `proposal`, or by
+    /// one.
+    Acquire { ttl: Duration, proposal: u64 },
     /// Set a new time to live if the key holds the token; never create it (H15).
     Extend { ttl: Duration },
+    /// Raise the counter of the key to this fencing token if the key holds the token.
+    Confirm { fence: u64 },
+    /// Say what a counter is. A node that forgot it answers as one that does not hold the key.
+    Count { bucket: u64 },
+    /// Take a counter from the nodes that remember it, if none was lost since this moment.
+    Learn { bucket: u64, value: u64, since: u64 },
     /// Delete the key if it holds the token.
     Release,
     /// The same; otherwise say who holds it, which a server's own compare-and-delete does not.
     Reclaim,
     /// Say who holds the key.
     Inspect,
+    /// Begin to keep a record of the node, if there is none; `dry`: say only whether there is.
+    Provision { dry: bool },
 }
 
 impl Op {

@@ -8,10 +8,11 @@ use bb8_redis::bb8::Pool;
 use twox_hash::XxHash3_64;
 
 use super::connection::{CONNECT_DEADLINE, Causes, Identities, Manager};
+use super::guarded::Guarding;
 use super::lane::Lane;
 use super::mailbox::Mailbox;
 use super::{Command, Node};
-use crate::config::{CheckedServer, Config};
+use crate::config::{CheckedServer, Config, Safety};
 
 /// One server, with as many lanes as it has connections.
 #[derive(Debug)]
@@ -34,6 +35,11 @@ impl RedisNode {
             address: Arc::clone(&address),
             identities: Arc::clone(identities),
             preflight_key: [&config.key_prefix, &b"redlock:preflight"[..]].concat(),
+            guarding: match config.safety {
+                Safety::Guarded => Some(Arc::new(Guarding::new(config))),
+                Safety::Plain => None,
+            },
+            checks: config.checks,
         };
         let size = u32::try_from(config.pool_size).unwrap_or(u32::MAX);
         let pool = Pool::builder()

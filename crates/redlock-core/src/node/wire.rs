@@ -8,7 +8,8 @@ use bb8_redis::redis::{self, Cmd, Pipeline, ServerError, ServerErrorKind, Value}
 
 use super::{Command, Op};
 use crate::key::Key;
-use crate::protocol::quorum::NodeAnswer;
+use crate::protocol::fence::Counter;
+use crate::protocol::quorum::{NodeAnswer, Vote};
 use crate::token::label_of;
 
 /// A script, by its source and by the hash under which a server that has seen it knows it.
@@ -40,9 +41,14 @@ pub(super) static RELEASE: Script = script!("scripts/release.lua");
 /// Compare and PEXPIRE: a server that is out of memory still extends, where it would refuse SET.
 pub(super) static EXTEND: Script = script!("scripts/extend.lua");
 
-/// Runs every command of the scripts on a key that does not exist, so that a missing right shows
-/// when connecting and not when a lock is to be released.
+/// Tries the commands that the other scripts run.
 pub(super) static PREFLIGHT: Script = script!("scripts/preflight.lua");
+
+/// Everything that the guarded mode asks of a server.
+pub(super) static GUARDED: Script = script!("scripts/guarded.lua");
+
+/// Begins the record of a server that was never used.
+pub(super) static PROVISION: Script = script!("scripts/provision.lua");
 
 /// How a script is named: by its hash; or in full, for one key at a time, where the server does
 /// not know the hash or refused several keys together.
@@ -71,6 +77,7 @@ impl NativeDelete {
     }
 }
 
+/// Adds a command of the plain mode.
 pub(super) fn encode(
     pipeline: &mut Pipeline,
     command: &Command,
@@ -80,17 +87,16 @@ pub(super) fn encode(
     let (key, token) = (command.key.as_bytes(), command.token.as_str());
     let size = key.len() + token.len();
     match (command.op, native) {
-        (Op::Acquire { ttl }, _) => {
+        (Op::Acquire { ttl, .. }, _) => {
             let set = call(pipeline, "SET", 5, size).arg(key).arg(token);
             set.arg("NX").arg("PX").arg(millis(ttl));
         }
         (Op::Extend { ttl }, _) => {
-            invoke(pipeline, &EXTEND, by, 1, size).arg(key).arg(token).arg(millis(ttl));
+            let call = invoke(pipeline, &EXTEND, by, (1, 2), size);
+            call.arg(key).arg(token).arg(millis(ttl));
         }
         (Op::Release, Some(native)) => native.encode(pipeline, key, token),
-        (Op::Release | Op::Reclaim | Op::Inspect, _) => {
-            encode_releases(pipeline, once(named_holder(command)), by);
-        }
+        _ => encode_releases(pipeline, once(named_holder(command)), by),
     }
 }
 
@@ -98,15 +104,21 @@ pub(super) fn encode(
 pub(super) fn is_release_call(op: Op, native: Option<NativeDelete>) -> bool {
     match op {
         Op::Release => native.is_none(),
-        Op::Reclaim | Op::Inspect => true,
         Op::Acquire { .. } | Op::Extend { .. } => false,
+        // The plain mode counts nothing and keeps no record: it says who holds the key.
+        Op::Reclaim
+        | Op::Inspect
+        | Op::Confirm { .. }
+        | Op::Count { .. }
+        | Op::Learn { .. }
+        | Op::Provision { .. } => true,
     }
 }
 
 /// The key of a [`RELEASE`], and who must hold it.
 pub(super) fn named_holder(command: &Command) -> (&Key, &str) {
     // No token is empty: the comparison fails and the answer is who holds the key.
-    let token = if command.op == Op::Inspect { "" } else { command.token.as_str() };
+    let token = if command.op.is_release() { command.token.as_str() } else { "" };
     (&command.key, token)
 }
 
@@ -116,7 +128,7 @@ pub(super) fn encode_releases<'k>(
     by: ScriptBy,
 ) {
     let size = held.clone().map(|(key, token)| key.as_bytes().len() + token.len()).sum();
-    let script = invoke(pipeline, &RELEASE, by, held.len(), size);
+    let script = invoke(pipeline, &RELEASE, by, (held.len(), held.len()), size);
     for (key, _) in held.clone() {
         script.arg(key.as_bytes());
     }
@@ -125,19 +137,20 @@ pub(super) fn encode_releases<'k>(
     }
 }
 
-/// Starts the call of a script on `keys` keys with one argument each.
-fn invoke<'p>(
+/// Starts the call of a script on so many keys and with so many arguments.
+pub(super) fn invoke<'p>(
     pipeline: &'p mut Pipeline,
     script: &'static Script,
     by: ScriptBy,
-    keys: usize,
+    (keys, arguments): (usize, usize),
     size: usize,
 ) -> &'p mut Pipeline {
     let (name, script) = match by {
         ScriptBy::Hash => ("EVALSHA", script.hash()),
         ScriptBy::Source => ("EVAL", script.source),
     };
-    call(pipeline, name, 3 + 2 * keys, script.len() + size).arg(script).arg(keys)
+    let size = script.len() + size;
+    call(pipeline, name, 2 + keys + arguments, size).arg(script).arg(keys)
 }
 
 /// Starts a command with room for all of it: growing its buffers took longer than filling them.
@@ -153,14 +166,14 @@ fn call<'p>(
 }
 
 /// The servers' unit. Rounds down, as the client's own reckoning did.
-fn millis(ttl: Duration) -> u64 {
+pub(super) fn millis(ttl: Duration) -> u64 {
     u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What a reply means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reply {
-    Vote(NodeAnswer),
+    Vote(Vote),
     /// To be sent once more, by itself and with the script in full.
     Again,
     /// The server refused, and will refuse whatever else this connection asks.
@@ -168,15 +181,23 @@ pub(super) enum Reply {
 }
 
 pub(super) fn classify(reply: Value) -> Reply {
-    Reply::Vote(match reply {
+    let answer = match reply {
         Value::Okay | Value::Int(1) => NodeAnswer::Granted,
         Value::SimpleString(ok) if ok == "OK" => NodeAnswer::Granted,
         Value::Nil => NodeAnswer::Held { label: None, remaining: None },
         Value::Int(0) => NodeAnswer::NotHeld,
-        Value::Array(parts) => return Reply::Vote(held(&parts)),
-        Value::ServerError(error) => return classify_error(&error),
-        other => unexpected(&other),
-    })
+        Value::Array(parts) => return Reply::Vote(classify_parts(&parts)),
+        whole => return classify_whole(whole),
+    };
+    Reply::Vote(answer.into())
+}
+
+/// What it means if this is the reply to a whole call.
+pub(super) fn classify_whole(reply: Value) -> Reply {
+    match reply {
+        Value::ServerError(error) => classify_error(&error),
+        other => Reply::Vote(unexpected(&other).into()),
+    }
 }
 
 /// What the reply to a call on `count` keys means for each.
@@ -190,7 +211,7 @@ pub(super) fn classify_each(reply: Value, count: usize) -> Vec<Reply> {
             Reply::Vote(_) if count > 1 => Reply::Again,
             shared => shared,
         },
-        other => Reply::Vote(unexpected(&other)),
+        other => classify_whole(other),
     };
     vec![shared; count]
 }
@@ -199,14 +220,32 @@ fn unexpected(reply: &Value) -> NodeAnswer {
     NodeAnswer::Failed(format!("unexpected reply {}", kind_of(reply)).into())
 }
 
-fn held(parts: &[Value]) -> NodeAnswer {
-    match parts {
+fn classify_parts(parts: &[Value]) -> Vote {
+    let answer = match parts {
         [Value::BulkString(holder), Value::Int(pttl)] => NodeAnswer::Held {
             label: label_of(holder).map(Arc::from),
             // -1: a key without expiry, set by somebody else's hand.
             remaining: u64::try_from(*pttl).ok().map(Duration::from_millis),
         },
+        [Value::Int(value), Value::Int(1)] => {
+            return counted(NodeAnswer::Granted, *value, Counter::known);
+        }
+        [Value::Int(value), Value::Int(0)] => {
+            return counted(NodeAnswer::Granted, *value, |value| Counter::unknown(value, 0));
+        }
+        [Value::Int(value), Value::Int(0), Value::Int(since)] => {
+            let since = since.unsigned_abs();
+            return counted(NodeAnswer::NotHeld, *value, |value| Counter::unknown(value, since));
+        }
         _ => NodeAnswer::Failed("unexpected reply array".into()),
+    };
+    answer.into()
+}
+
+fn counted(answer: NodeAnswer, value: i64, counter: impl FnOnce(u64) -> Counter) -> Vote {
+    match u64::try_from(value) {
+        Ok(value) => Vote { answer, counter: Some(counter(value)) },
+        Err(_) => NodeAnswer::Failed("its counter is below zero".into()).into(),
     }
 }
 
@@ -216,19 +255,24 @@ fn classify_error(error: &ServerError) -> Reply {
         TryAgain,
     };
     let text = describe(error);
-    match error.kind() {
-        Some(NoScript) => Reply::Again,
-        Some(BusyLoading | ReadOnly | MasterDown | ClusterDown | Moved | Ask) => Reply::Unfit(text),
-        Some(NoPerm | TryAgain | CrossSlot) => Reply::Vote(NodeAnswer::Refused(text)),
-        _ => match error.code() {
-            "NOAUTH" | "WRONGPASS" => Reply::Unfit(text),
-            "OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" | "WRONGTYPE" => {
-                Reply::Vote(NodeAnswer::Refused(text))
+    let answer = match error.kind() {
+        Some(NoScript) => return Reply::Again,
+        Some(BusyLoading | ReadOnly | MasterDown | ClusterDown | Moved | Ask) => {
+            return Reply::Unfit(text);
+        }
+        Some(NoPerm | TryAgain | CrossSlot) => NodeAnswer::Refused(text),
+        _ => match (error.code(), error.details().unwrap_or_default().parse()) {
+            ("NOAUTH" | "WRONGPASS", _) => return Reply::Unfit(text),
+            ("QUARANTINED", Ok(millis)) => {
+                NodeAnswer::Quarantined { ready_in: Duration::from_millis(millis) }
             }
+            ("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" | "WRONGTYPE", _)
+            | ("EPOCH" | "CONFIG" | "VOID", _) => NodeAnswer::Refused(text),
             // A proxy's "ERR" may hide that the server behind it executed the command.
-            _ => Reply::Vote(NodeAnswer::Failed(text)),
+            _ => NodeAnswer::Failed(text),
         },
-    }
+    };
+    Reply::Vote(answer.into())
 }
 
 pub(super) fn describe(error: &ServerError) -> Arc<str> {
@@ -238,6 +282,12 @@ pub(super) fn describe(error: &ServerError) -> Arc<str> {
         "READONLY" => "; this is a replica, name an independent primary",
         "MOVED" | "ASK" | "CROSSSLOT" => "; Redis Cluster is not supported, name single servers",
         "NOPERM" => "; grant this right to the user, see the list in the documentation",
+        "EPOCH" => ": it is used under this later epoch, this process is out of date",
+        "CONFIG" => {
+            ": under this epoch it is used with other servers, another ring or max_ttl; configure \
+             all processes alike, or raise `epoch`"
+        }
+        "VOID" => "its release came first",
         _ => "",
     };
     format!("{code} {}{hint}", error.details().unwrap_or_default()).into()
@@ -267,7 +317,7 @@ mod tests {
 
     fn vote(resp: &str) -> NodeAnswer {
         match reply(resp) {
-            Reply::Vote(answer) => answer,
+            Reply::Vote(vote) => vote.answer,
             other => panic!("{resp:?} gave {other:?}"),
         }
     }
@@ -340,6 +390,14 @@ mod tests {
         }
     }
 
+    fn refused(reply: &Reply) -> bool {
+        matches!(reply, Reply::Vote(Vote { answer: NodeAnswer::Refused(_), .. }))
+    }
+
+    fn failed(reply: &Reply) -> bool {
+        matches!(reply, Reply::Vote(Vote { answer: NodeAnswer::Failed(_), .. }))
+    }
+
     fn each(resp: &str, count: usize) -> Vec<Reply> {
         let value: RedisResult<Value> = parse_redis_value(resp.as_bytes());
         classify_each(value.unwrap(), count)
@@ -348,15 +406,16 @@ mod tests {
     #[test]
     fn every_key_of_a_call_has_an_answer_of_its_own() {
         let replies = each("*3\r\n:1\r\n:0\r\n-WRONGTYPE kind\r\n", 3);
-        assert_eq!(replies[..2], [NodeAnswer::Granted, NodeAnswer::NotHeld].map(Reply::Vote));
-        assert!(matches!(replies[2], Reply::Vote(NodeAnswer::Refused(_))), "{:?}", replies[2]);
+        let votes = [NodeAnswer::Granted, NodeAnswer::NotHeld].map(|answer| answer.into());
+        assert_eq!(replies[..2], votes.map(Reply::Vote));
+        assert!(refused(&replies[2]), "{:?}", replies[2]);
     }
 
     #[test]
     fn an_error_about_one_key_is_not_taken_for_all() {
         assert_eq!(each("-NOPERM no\r\n", 2), [Reply::Again, Reply::Again]);
         assert_eq!(each("-NOSCRIPT none\r\n", 1), [Reply::Again]);
-        assert!(matches!(&each("-NOPERM no\r\n", 1)[..], [Reply::Vote(NodeAnswer::Refused(_))]));
+        assert!(each("-NOPERM no\r\n", 1).iter().all(refused));
         assert!(matches!(&each("-LOADING x\r\n", 2)[..], [Reply::Unfit(_), Reply::Unfit(_)]));
     }
 
@@ -365,7 +424,6 @@ mod tests {
         for strange in [":1\r\n", "*1\r\n:1\r\n", "*3\r\n:1\r\n:1\r\n:1\r\n", "+OK\r\n"] {
             let replies = each(strange, 2);
             assert_eq!(replies.len(), 2);
-            let failed = |reply: &Reply| matches!(reply, Reply::Vote(NodeAnswer::Failed(_)));
             assert!(replies.iter().all(failed), "{strange:?} gave {replies:?}");
         }
     }

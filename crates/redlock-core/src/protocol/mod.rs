@@ -4,5 +4,6 @@
 //! virtual time and by a model checker.
 
 pub(crate) mod attempt;
+pub mod fence;
 pub(crate) mod quorum;
 pub(crate) mod tenure;

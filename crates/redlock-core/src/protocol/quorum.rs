@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fence::Counter;
+
 /// How one node answered one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -19,6 +21,12 @@ pub enum NodeAnswer {
     },
     /// Nobody holds the key on that node.
     NotHeld,
+    /// The node may have forgotten locks: it lost its data, or was never used before. It votes
+    /// again when none of them can be left.
+    Quarantined {
+        /// In how long that is.
+        ready_in: Duration,
+    },
     /// The command was certainly not executed, and why.
     Refused(Arc<str>),
     /// No answer within the node deadline; the command may have been executed.
@@ -30,6 +38,11 @@ pub enum NodeAnswer {
 }
 
 impl NodeAnswer {
+    /// Whether somebody else's token is on the key.
+    pub(crate) const fn is_held(&self) -> bool {
+        matches!(self, Self::Held { .. })
+    }
+
     /// Whether the node took part in the vote, for us or against us.
     pub(crate) const fn is_vote(&self) -> bool {
         matches!(self, Self::Granted | Self::Held { .. } | Self::NotHeld)
@@ -37,7 +50,7 @@ impl NodeAnswer {
 
     /// Whether the command may have left a key behind. Only a certain "no" is exempt (H10).
     pub(crate) const fn may_have_executed(&self) -> bool {
-        !matches!(self, Self::Refused(_))
+        !matches!(self, Self::Refused(_) | Self::Quarantined { .. })
     }
 }
 
@@ -56,11 +69,27 @@ impl fmt::Display for NodeAnswer {
                 Ok(())
             }
             Self::NotHeld => f.write_str("not held"),
+            Self::Quarantined { ready_in } => {
+                write!(f, "quarantined for another {ready_in:.1?}, as it may have forgotten locks")
+            }
             Self::Refused(why) => write!(f, "refused: {why}"),
             Self::TimedOut => f.write_str("timed out"),
             Self::Failed(why) => write!(f, "failed: {why}"),
             Self::NoAnswer => f.write_str("no answer yet"),
         }
+    }
+}
+
+/// An answer, and the counter that came with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Vote {
+    pub(crate) answer: NodeAnswer,
+    pub(crate) counter: Option<Counter>,
+}
+
+impl From<NodeAnswer> for Vote {
+    fn from(answer: NodeAnswer) -> Self {
+        Self { answer, counter: None }
     }
 }
 
@@ -84,6 +113,7 @@ pub(crate) const fn majority(nodes: usize) -> usize {
 #[derive(Debug)]
 pub(crate) struct Ballot {
     answers: Box<[NodeAnswer]>,
+    counters: Vec<Counter>,
     granted: usize,
     denied: usize,
     failed: usize,
@@ -94,6 +124,7 @@ impl Ballot {
     pub(crate) fn new(nodes: usize) -> Self {
         Self {
             answers: vec![NodeAnswer::NoAnswer; nodes].into_boxed_slice(),
+            counters: Vec::new(),
             granted: 0,
             denied: 0,
             failed: 0,
@@ -103,19 +134,22 @@ impl Ballot {
 
     /// Counts a node's answer; its first one stands. The verdict comes as soon as no answer that
     /// is still missing could change it, and does not change afterwards.
-    pub(crate) fn record(&mut self, node: usize, answer: NodeAnswer) -> Option<Verdict> {
+    pub(crate) fn record(&mut self, node: usize, vote: impl Into<Vote>) -> Option<Verdict> {
+        let Vote { answer, counter } = vote.into();
         let Some(slot @ NodeAnswer::NoAnswer) = self.answers.get_mut(node) else {
             return self.verdict;
         };
         match &answer {
             NodeAnswer::Granted => self.granted += 1,
             NodeAnswer::Held { .. } | NodeAnswer::NotHeld => self.denied += 1,
-            NodeAnswer::Refused(_) | NodeAnswer::TimedOut | NodeAnswer::Failed(_) => {
-                self.failed += 1;
-            }
+            NodeAnswer::Quarantined { .. }
+            | NodeAnswer::Refused(_)
+            | NodeAnswer::TimedOut
+            | NodeAnswer::Failed(_) => self.failed += 1,
             NodeAnswer::NoAnswer => return self.verdict,
         }
         *slot = answer;
+        self.counters.extend(counter);
         self.verdict = self.verdict.or_else(|| self.count());
         self.verdict
     }
@@ -155,6 +189,11 @@ impl Ballot {
     pub(crate) fn answers(&self) -> &[NodeAnswer] {
         &self.answers
     }
+
+    /// The counters that came with the answers so far.
+    pub(crate) fn counters(&self) -> &[Counter] {
+        &self.counters
+    }
 }
 
 #[cfg(test)]
@@ -168,6 +207,7 @@ mod tests {
             Just(NodeAnswer::Granted),
             Just(NodeAnswer::Held { label: None, remaining: None }),
             Just(NodeAnswer::NotHeld),
+            Just(NodeAnswer::Quarantined { ready_in: Duration::from_secs(1) }),
             Just(NodeAnswer::Refused("down".into())),
             Just(NodeAnswer::TimedOut),
             Just(NodeAnswer::Failed("cut".into())),

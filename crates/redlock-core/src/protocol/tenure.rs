@@ -30,6 +30,21 @@ impl fmt::Display for LostReason {
     }
 }
 
+/// How a lease stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LeaseState {
+    /// It is valid, and the servers agreed when they were last asked.
+    Held,
+    /// It is still valid, but the last extension was not confirmed by a majority: unless a later
+    /// one is, it will be lost at the end of its validity. Bring to an end what can't be undone.
+    Jeopardy,
+    /// It is not valid any more.
+    Lost(LostReason),
+    /// It was released, or handed over to another process, while it was valid.
+    Released,
+}
+
 /// What a lease keeps to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
@@ -87,6 +102,8 @@ pub(crate) struct Tenure {
     valid_until: Moment,
     renewal_due: Moment,
     extensions: u64,
+    /// The last extension to be answered was not confirmed.
+    in_jeopardy: bool,
 }
 
 impl Tenure {
@@ -99,6 +116,7 @@ impl Tenure {
             valid_until: valid_until.min(terms.hold_until),
             renewal_due: terms.renewal_after(confirmed),
             extensions: 0,
+            in_jeopardy: false,
         }
     }
 
@@ -115,6 +133,15 @@ impl Tenure {
             State::Lost(reason) => Some(reason),
             State::Held if now >= self.valid_until => Some(self.reason_of_the_end()),
             State::Held | State::Ended => None,
+        }
+    }
+
+    pub(crate) fn state(&self, now: Moment) -> LeaseState {
+        match (self.lost(now), self.state) {
+            (Some(reason), _) => LeaseState::Lost(reason),
+            (None, State::Ended) => LeaseState::Released,
+            (None, _) if self.in_jeopardy => LeaseState::Jeopardy,
+            (None, _) => LeaseState::Held,
         }
     }
 
@@ -158,19 +185,23 @@ impl Tenure {
 
     /// Notes that a majority confirmed an extension. What is confirmed after the end of the
     /// validity comes too late, whatever the servers say, and one that was overtaken by a later
-    /// extension says nothing about how long the servers keep the key now.
-    pub(crate) fn extended(&mut self, extension: Extension, now: Moment) {
+    /// extension says nothing about how long the servers keep the key now. `true` if that ended a
+    /// jeopardy.
+    pub(crate) fn extended(&mut self, extension: Extension, now: Moment) -> bool {
         let Extension { number, sent, ttl, end } = extension;
-        if self.state == State::Held && now < self.valid_until && number == self.extensions {
-            self.terms.ttl = ttl;
-            self.valid_until = end;
-            self.renewal_due = self.terms.renewal_after(sent);
+        if self.state != State::Held || now >= self.valid_until || number != self.extensions {
+            return false;
         }
+        self.terms.ttl = ttl;
+        self.valid_until = end;
+        self.renewal_due = self.terms.renewal_after(sent);
+        std::mem::take(&mut self.in_jeopardy)
     }
 
     /// Notes that an extension failed without a majority against us: the old end stands (H14),
     /// and a renewing lease tries again soon.
     pub(crate) fn not_extended(&mut self, now: Moment) {
+        self.in_jeopardy = true;
         if let Some(share) = self.terms.renew_after {
             self.renewal_due = now + self.terms.ttl.mul_f64(share / 4.0);
         }
@@ -333,6 +364,24 @@ mod tests {
         assert_eq!(tenure.due(at(600)), Due::Nothing);
         assert_eq!(tenure.next_timer(), Some(at(1_200)));
         assert_eq!(tenure.due(at(1_200)), Due::Loss(LostReason::MaxHold));
+    }
+
+    #[test]
+    fn a_failed_extension_is_jeopardy_until_one_is_confirmed_or_the_lease_is_lost() {
+        let mut tenure = renewing(Moment::NEVER);
+        assert_eq!(tenure.state(at(0)), LeaseState::Held);
+        let _failed = tenure.extending(at(300), TTL, DRIFT);
+        tenure.not_extended(at(310));
+        assert_eq!(tenure.state(at(310)), LeaseState::Jeopardy);
+        let confirmed = tenure.extending(at(400), TTL, DRIFT);
+        assert!(tenure.extended(confirmed, at(410)));
+        assert_eq!(tenure.state(at(410)), LeaseState::Held);
+        let confirmed = tenure.extending(at(500), TTL, DRIFT);
+        assert!(!tenure.extended(confirmed, at(510)));
+        tenure.not_extended(at(800));
+        assert_eq!(tenure.state(at(1_490)), LeaseState::Lost(LostReason::Expired));
+        tenure.release();
+        assert_eq!(tenure.state(at(1_400)), LeaseState::Released);
     }
 
     #[test]

@@ -1,0 +1,93 @@
+//! Teaching a node that lost its counters what the others remember.
+//!
+//! Until it knows them again such a node is of no use for a fencing token, and a second node that
+//! fails would take keys away from everybody that have not been locked in between.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use crate::fencing::BUCKETS;
+use crate::group::Group;
+use crate::key::Key;
+use crate::node::Op;
+use crate::protocol::fence::{Counter, to_learn};
+use crate::round::Round;
+use crate::token::Token;
+
+/// Counters that are asked for at once.
+const STRIDE: u64 = 128;
+
+/// Time between the end of one mending and the next: what could not be taught, as too few of those
+/// who remember are there, is not asked for all the time.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// When a group may be mended next; `None` while a task is at it.
+#[derive(Debug)]
+pub(crate) struct Mending(Arc<Mutex<Option<Instant>>>);
+
+impl Default for Mending {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Some(Instant::now()))))
+    }
+}
+
+/// The turn of a task that mends. It ends also if its runtime does.
+struct Turn(Arc<Mutex<Option<Instant>>>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *self.0.lock() = Some(Instant::now() + PAUSE);
+    }
+}
+
+impl Mending {
+    /// Mends `group` in the background, unless that is under way. It ends by itself: each of its
+    /// commands has a deadline, and all are refused once the group is closed. It needs some key
+    /// and token to ask with.
+    pub(crate) fn begin(&self, group: &Arc<Group>, key: &Key, token: &Token) {
+        if let Ok(runtime) = Handle::try_current()
+            && self.0.lock().take_if(|next| *next <= Instant::now()).is_some()
+        {
+            let turn = Turn(Arc::clone(&self.0));
+            let (group, key, token) = (Arc::clone(group), key.clone(), token.clone());
+            runtime.spawn(async move {
+                let _turn = turn;
+                for first in (0..BUCKETS).step_by(STRIDE as usize) {
+                    mend(&group, first..(first + STRIDE).min(BUCKETS), &key, &token).await;
+                }
+            });
+        }
+    }
+}
+
+async fn mend(group: &Group, buckets: Range<u64>, key: &Key, token: &Token) {
+    let nodes = group.nodes().len();
+    let ask = |bucket| {
+        let alone = |node| group.post_alone(node, Op::Count { bucket }, key, token);
+        (bucket, (0..nodes).map(alone).collect::<Vec<_>>())
+    };
+    let asked: Vec<(u64, Vec<Arc<Round>>)> = buckets.map(ask).collect();
+    let mut taught = Vec::new();
+    for (bucket, rounds) in asked {
+        let mut counters = Vec::with_capacity(nodes);
+        for round in rounds {
+            round.verdict().await;
+            counters.push(round.counters().first().copied());
+        }
+        let reads: Vec<Counter> = counters.iter().flatten().copied().collect();
+        let Some(value) = to_learn(nodes, &reads) else { continue };
+        for (node, counter) in counters.into_iter().enumerate() {
+            if let Some(Counter { known: false, since, .. }) = counter {
+                let learn = Op::Learn { bucket, value, since };
+                taught.push(group.post_alone(node, learn, key, token));
+            }
+        }
+    }
+    for round in taught {
+        round.verdict().await;
+    }
+}
