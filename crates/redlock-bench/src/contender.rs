@@ -4,34 +4,52 @@ use std::error::Error;
 use std::time::Duration;
 
 use redlock_core::{Config, Redlock, Safety};
+use redlock_tests::{all_vote, eventually};
 use rslock::LockManager;
+use serde::Serialize;
 
 const TTL: Duration = Duration::from_secs(10);
+
+/// For servers that have just been started.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A library, connected to the servers.
 #[derive(Clone, Debug)]
 pub(crate) enum Contender {
-    Ours(Redlock),
+    Ours(Mode, Redlock),
     Rslock(LockManager),
+}
+
+/// This library with its defaults, or in the mode of the published algorithm, which is what the
+/// others do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Mode {
+    Plain,
+    Guarded,
 }
 
 impl Contender {
     pub(crate) async fn all(urls: &[String]) -> Result<Vec<Self>, Box<dyn Error + Send + Sync>> {
         let rslock = LockManager::new(urls.to_vec());
-        Ok(vec![Self::Ours(ours(urls).await?), Self::Rslock(rslock)])
+        Ok(vec![
+            Self::ours(urls, Mode::Plain).await?,
+            Self::ours(urls, Mode::Guarded).await?,
+            Self::Rslock(rslock),
+        ])
     }
 
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Ours(_) => "redlock-core",
-            Self::Rslock(_) => "rslock",
-        }
+    pub(crate) async fn ours(
+        urls: &[String],
+        mode: Mode,
+    ) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        Ok(Self::Ours(mode, connect(urls, mode).await?))
     }
 
     /// Locks and unlocks a key that nobody else wants.
     pub(crate) async fn cycle(&self, key: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         match self {
-            Self::Ours(redlock) => {
+            Self::Ours(_, redlock) => {
                 redlock.lock(key).await?.release().await;
             }
             Self::Rslock(manager) => {
@@ -43,8 +61,18 @@ impl Contender {
     }
 }
 
-/// This library with its defaults.
-pub(crate) async fn ours(urls: &[String]) -> Result<Redlock, Box<dyn Error + Send + Sync>> {
-    let servers = urls.iter().map(String::as_str);
-    Ok(Redlock::connect(Config::servers(servers).safety(Safety::Plain).ttl(TTL).build()?).await?)
+/// A lock service on servers that were started for the purpose.
+pub(crate) async fn connect(
+    urls: &[String],
+    mode: Mode,
+) -> Result<Redlock, Box<dyn Error + Send + Sync>> {
+    let safety = match mode {
+        Mode::Plain => Safety::Plain,
+        Mode::Guarded => Safety::Guarded,
+    };
+    let config = Config::servers(urls.iter().map(String::as_str)).safety(safety).ttl(TTL);
+    let redlock = Redlock::new(config.build()?);
+    eventually(PATIENCE, "servers that vote", async || redlock.provision().await).await;
+    all_vote(&redlock).await;
+    Ok(redlock)
 }

@@ -8,12 +8,13 @@ use redlock_tests::Fleet;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::contender::ours;
+use crate::contender::{Mode, connect};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// What is done to a key, by a client or by a script.
-const ON_KEYS: [&str; 7] = ["set", "get", "del", "pttl", "pexpire", "delex", "delifeq"];
+const ON_KEYS: [&str; 10] =
+    ["set", "get", "del", "pttl", "pexpire", "delex", "delifeq", "exists", "hset", "hdel"];
 
 /// Calls of a script; one may serve many keys.
 const SCRIPT_CALLS: [&str; 2] = ["evalsha", "eval"];
@@ -25,9 +26,11 @@ const DROPPED: usize = 1_000;
 /// Counted by the servers over [`CYCLES`] cycles of [`TASKS`] tasks.
 #[derive(Debug, Serialize)]
 pub(crate) struct Counters {
+    pub(crate) mode: Mode,
     pub(crate) cycles: usize,
     pub(crate) tasks: usize,
-    /// SET, and the script's GET and DEL, on each node: what a lock can't do without.
+    /// SET, and the script's GET and DEL, on each node: what a lock can't do without. The guarded
+    /// mode looks for a tombstone and writes a counter as well.
     pub(crate) key_commands_per_cycle: f64,
     /// One per node for a lock that is alone; fewer where releases go together.
     pub(crate) script_calls_per_cycle: f64,
@@ -41,12 +44,13 @@ pub(crate) struct Counters {
 /// Futures that were dropped while their commands were on the way.
 #[derive(Debug, Serialize)]
 pub(crate) struct Dropped {
+    pub(crate) mode: Mode,
     pub(crate) futures: usize,
     pub(crate) orphans: usize,
 }
 
-pub(crate) async fn count(fleet: &Fleet) -> Result<Counters> {
-    let redlock = ours(&fleet.urls()).await?;
+pub(crate) async fn count(fleet: &Fleet, mode: Mode) -> Result<Counters> {
+    let redlock = connect(&fleet.urls(), mode).await?;
     let before = Totals::of(fleet).await;
     let mut running = JoinSet::new();
     for task in 0..TASKS {
@@ -65,6 +69,7 @@ pub(crate) async fn count(fleet: &Fleet) -> Result<Counters> {
     let after = Totals::of(fleet).await;
     let per_cycle = |count: u64| count as f64 / CYCLES as f64;
     Ok(Counters {
+        mode,
         cycles: CYCLES,
         tasks: TASKS,
         key_commands_per_cycle: per_cycle(after.on_keys - before.on_keys),
@@ -75,8 +80,8 @@ pub(crate) async fn count(fleet: &Fleet) -> Result<Counters> {
     })
 }
 
-pub(crate) async fn drop_futures(fleet: &Fleet) -> Result<Dropped> {
-    let redlock = ours(&fleet.urls()).await?;
+pub(crate) async fn drop_futures(fleet: &Fleet, mode: Mode) -> Result<Dropped> {
+    let redlock = connect(&fleet.urls(), mode).await?;
     for index in 0..DROPPED {
         let mut locking = redlock.lock(format!("dropped:{index}")).into_future();
         // Polled for the last time before, between or after its answers.
@@ -88,7 +93,7 @@ pub(crate) async fn drop_futures(fleet: &Fleet) -> Result<Dropped> {
         }
     }
     redlock.close(std::time::Duration::from_secs(5)).await;
-    Ok(Dropped { futures: DROPPED, orphans: fleet.total_keys().await })
+    Ok(Dropped { mode, futures: DROPPED, orphans: fleet.total_keys().await })
 }
 
 /// What the servers have counted so far.

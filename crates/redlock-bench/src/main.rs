@@ -19,7 +19,7 @@ use clap::Parser;
 use redlock_tests::Fleet;
 use tokio::runtime;
 
-use crate::contender::Contender;
+use crate::contender::{Contender, Mode};
 use crate::report::Report;
 
 /// Nodes of the group that is measured.
@@ -59,13 +59,14 @@ async fn bench(options: Options) -> Result<ExitCode, Box<dyn Error + Send + Sync
         round::run(contender, 8, Duration::from_millis(300)).await?;
     }
 
-    let single = round::compare(&contenders, 1, rounds, length / 2).await?;
-    let many = round::compare(&contenders, 64, rounds, length).await?;
-    let counters = counters::count(&fleet).await?;
-    let dropped = counters::drop_futures(&fleet).await?;
-    let hung = round::with_hung_node(&fleet, length).await?;
-
-    let report = Report { nodes: NODES, single, many, counters, dropped, hung };
+    let mut report = Report::new(NODES);
+    report.comparisons.extend(round::compare(&contenders, 1, rounds, length / 2).await?);
+    report.comparisons.extend(round::compare(&contenders, 64, rounds, length).await?);
+    for mode in [Mode::Plain, Mode::Guarded] {
+        report.counters.push(counters::count(&fleet, mode).await?);
+        report.dropped.push(counters::drop_futures(&fleet, mode).await?);
+        report.hung.push(round::with_hung_node(&fleet, mode, length).await?);
+    }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

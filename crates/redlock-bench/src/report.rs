@@ -4,71 +4,100 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::contender::Mode;
 use crate::counters::{Counters, Dropped};
 use crate::round::{Comparison, Hung};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    pub(crate) nodes: usize,
-    pub(crate) single: Comparison,
-    pub(crate) many: Comparison,
-    pub(crate) counters: Counters,
-    pub(crate) dropped: Dropped,
-    pub(crate) hung: Hung,
+    nodes: usize,
+    pub(crate) comparisons: Vec<Comparison>,
+    pub(crate) counters: Vec<Counters>,
+    pub(crate) dropped: Vec<Dropped>,
+    pub(crate) hung: Vec<Hung>,
 }
 
 impl Report {
+    pub(crate) fn new(nodes: usize) -> Self {
+        let (comparisons, counters, dropped, hung) = Default::default();
+        Self { nodes, comparisons, counters, dropped, hung }
+    }
+
     /// What does not depend on the machine and is not as the algorithm says.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let nodes = self.nodes as f64;
-        let on_keys = self.counters.key_commands_per_cycle;
-        if (on_keys - 3.0 * nodes).abs() > 0.005 {
-            faults.push(format!("{on_keys:.4} commands on keys per cycle, not {:.2}", 3.0 * nodes));
-        }
-        let script_calls = self.counters.script_calls_per_cycle;
-        if script_calls > nodes {
-            faults.push(format!("{script_calls:.4} script calls per cycle, more than {nodes:.2}"));
-        }
-        for (orphans, of) in
-            [(self.counters.orphans, "cycles"), (self.dropped.orphans, "dropped futures")]
-        {
-            if orphans > 0 {
-                faults.push(format!("{orphans} keys left behind by {of}"));
+        for Counters { mode, key_commands_per_cycle: on_keys, .. } in &self.counters {
+            let expected = match mode {
+                Mode::Plain => 3.0 * nodes,
+                Mode::Guarded => 5.0 * nodes,
+            };
+            if (on_keys - expected).abs() > 0.005 {
+                faults.push(format!("{mode}: {on_keys:.4} commands on keys, not {expected:.2}"));
             }
+        }
+        for Counters { mode, script_calls_per_cycle: calls, .. } in &self.counters {
+            let most = match mode {
+                Mode::Plain => nodes,
+                Mode::Guarded => 2.0 * nodes,
+            };
+            if *calls > most {
+                faults.push(format!("{mode}: {calls:.4} script calls, more than {most:.2}"));
+            }
+        }
+        let cycles = self.counters.iter().map(|row| (row.mode, row.orphans, "cycles"));
+        let futures = self.dropped.iter().map(|row| (row.mode, row.orphans, "dropped futures"));
+        for (mode, orphans, of) in cycles.chain(futures).filter(|(_, orphans, _)| *orphans > 0) {
+            faults.push(format!("{mode}: {orphans} keys left behind by {of}"));
         }
         faults
     }
 }
 
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Plain => "plain",
+            Self::Guarded => "guarded",
+        })
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { nodes, single, many, counters, dropped, hung } = self;
-        writeln!(f, "{nodes} nodes, medians of pairwise ratios to {}", single.against)?;
-        writeln!(f, "{:>6} {:>8} {:>8} {:>8}", "tasks", "rate", "CPU", "p50")?;
-        for row in [single, many] {
-            let Comparison { tasks, rate_ratio, client_cpu_ratio, p50_ratio, .. } = row;
+        writeln!(f, "{} nodes, medians of pairwise ratios to rslock", self.nodes)?;
+        writeln!(f, "{:>9} {:>6} {:>8} {:>8} {:>8}", "mode", "tasks", "rate", "CPU", "p50")?;
+        for row in &self.comparisons {
+            let Comparison { mode, tasks, rate_ratio, client_cpu_ratio, p50_ratio, .. } = row;
             writeln!(
                 f,
-                "{tasks:>6} {rate_ratio:>7.2}x {client_cpu_ratio:>7.2}x {p50_ratio:>7.2}x"
+                "{mode:>9} {tasks:>6} {rate_ratio:>7.2}x {client_cpu_ratio:>7.2}x {p50_ratio:>7.2}x"
             )?;
         }
-        writeln!(
-            f,
-            "{} cycles of {} tasks, per cycle: {:.2} commands on keys, {:.2} script calls and {:.2} \
-             server reads; {} orphans",
-            counters.cycles,
-            counters.tasks,
-            counters.key_commands_per_cycle,
-            counters.script_calls_per_cycle,
-            counters.server_reads_per_cycle,
-            counters.orphans,
-        )?;
-        writeln!(f, "{} futures dropped: {} orphans", dropped.futures, dropped.orphans)?;
-        writeln!(
-            f,
-            "one node hung, {} cycles: p50 {:.0} µs, p99 {:.0} µs, slowest {:.1} ms",
-            hung.cycles, hung.p50_micros, hung.p99_micros, hung.slowest_millis,
-        )
+        for row in &self.counters {
+            writeln!(
+                f,
+                "{}: {} cycles of {} tasks, per cycle: {:.2} commands on keys, {:.2} script calls \
+                 and {:.2} server reads; {} orphans",
+                row.mode,
+                row.cycles,
+                row.tasks,
+                row.key_commands_per_cycle,
+                row.script_calls_per_cycle,
+                row.server_reads_per_cycle,
+                row.orphans,
+            )?;
+        }
+        for Dropped { mode, futures, orphans } in &self.dropped {
+            writeln!(f, "{mode}: {futures} futures dropped: {orphans} orphans")?;
+        }
+        for row in &self.hung {
+            writeln!(
+                f,
+                "{}: one node hung, {} cycles: p50 {:.0} µs, p99 {:.0} µs, slowest {:.1} ms",
+                row.mode, row.cycles, row.p50_micros, row.p99_micros, row.slowest_millis,
+            )?;
+        }
+        Ok(())
     }
 }

@@ -9,7 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::contender::{Contender, ours};
+use crate::contender::{Contender, Mode};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -21,12 +21,12 @@ pub(crate) struct Figures {
     p50_micros: f64,
 }
 
-/// This library against the other, by the median of the ratios of paired rounds.
+/// This library against rslock, by the median of the ratios of paired rounds.
 #[derive(Debug, Serialize)]
 pub(crate) struct Comparison {
+    pub(crate) mode: Mode,
     pub(crate) tasks: usize,
     pub(crate) rounds: usize,
-    pub(crate) against: &'static str,
     pub(crate) rate_ratio: f64,
     pub(crate) client_cpu_ratio: f64,
     pub(crate) p50_ratio: f64,
@@ -38,6 +38,7 @@ pub(crate) struct Comparison {
 /// One task, one of the nodes stopped in its tracks.
 #[derive(Debug, Serialize)]
 pub(crate) struct Hung {
+    pub(crate) mode: Mode,
     pub(crate) cycles: u64,
     pub(crate) p50_micros: f64,
     pub(crate) p99_micros: f64,
@@ -49,30 +50,39 @@ pub(crate) async fn compare(
     tasks: usize,
     rounds: usize,
     length: Duration,
-) -> Result<Comparison> {
-    let mut figures: Vec<[Option<Figures>; 2]> = Vec::with_capacity(rounds);
+) -> Result<Vec<Comparison>> {
+    let mut theirs = Vec::with_capacity(rounds);
+    let mut ours = [(Mode::Plain, Vec::new()), (Mode::Guarded, Vec::new())];
     for _ in 0..rounds {
-        let mut order: Vec<usize> = (0..contenders.len()).collect();
+        let mut order: Vec<&Contender> = contenders.iter().collect();
         fastrand::shuffle(&mut order);
-        let mut pair = [None; 2];
-        for index in order {
-            pair[index] = Some(run(&contenders[index], tasks, length).await?);
+        for contender in order {
+            let figures = run(contender, tasks, length).await?;
+            match contender {
+                Contender::Rslock(_) => theirs.push(figures),
+                Contender::Ours(mode, _) => {
+                    let own = ours.iter_mut().find(|(of, _)| of == mode);
+                    own.ok_or("a mode that is not compared")?.1.push(figures);
+                }
+            }
         }
-        figures.push(pair);
     }
-    let pairs: Vec<(Figures, Figures)> =
-        figures.into_iter().filter_map(|[ours, theirs]| Some((ours?, theirs?))).collect();
+    Ok(ours.map(|(mode, ours)| comparison(mode, tasks, &ours, &theirs)).into())
+}
+
+fn comparison(mode: Mode, tasks: usize, ours: &[Figures], theirs: &[Figures]) -> Comparison {
+    let pairs: Vec<(Figures, Figures)> = ours.iter().copied().zip(theirs.iter().copied()).collect();
     let ratio = |of: fn(&Figures) -> f64| median(pairs.iter().map(|(a, b)| of(a) / of(b)));
-    Ok(Comparison {
+    Comparison {
+        mode,
         tasks,
-        rounds,
-        against: contenders[1].name(),
+        rounds: pairs.len(),
         rate_ratio: ratio(|figures| figures.cycles_per_second),
         client_cpu_ratio: ratio(|figures| figures.cpu_micros_per_cycle),
         p50_ratio: ratio(|figures| figures.p50_micros),
         cycles_per_second: median(pairs.iter().map(|(ours, _)| ours.cycles_per_second)),
         p50_micros: median(pairs.iter().map(|(ours, _)| ours.p50_micros)),
-    })
+    }
 }
 
 /// `tasks` tasks that each lock and unlock keys of their own for `length`.
@@ -90,14 +100,15 @@ pub(crate) async fn run(contender: &Contender, tasks: usize, length: Duration) -
 }
 
 /// Latencies with one node that accepts connections and answers nothing.
-pub(crate) async fn with_hung_node(fleet: &Fleet, length: Duration) -> Result<Hung> {
-    let contender = Contender::Ours(ours(&fleet.urls()).await?);
+pub(crate) async fn with_hung_node(fleet: &Fleet, mode: Mode, length: Duration) -> Result<Hung> {
+    let contender = Contender::ours(&fleet.urls(), mode).await?;
     contender.cycle("warm-up").await?;
     fleet.pause(0);
     let measured = load(&contender, 1, length).await;
     fleet.resume(0);
     let histogram = measured?;
     Ok(Hung {
+        mode,
         cycles: histogram.len(),
         p50_micros: histogram.value_at_quantile(0.5) as f64 / 1e3,
         p99_micros: histogram.value_at_quantile(0.99) as f64 / 1e3,
