@@ -41,8 +41,9 @@ impl Guarding {
     /// Adds the call that runs `commands` in their order.
     pub(super) fn encode(&self, pipeline: &mut Pipeline, commands: &[Command], by: ScriptBy) {
         let keys = commands.iter().map(|command| keys_of(command.op)).sum();
+        let counters: Vec<u64> = commands.iter().filter_map(counter_of).collect();
         let size = commands.iter().map(|command| self.size_of(command)).sum();
-        let call = self.invoke(pipeline, &GUARDED, by, (keys, 5 * commands.len()), size);
+        let call = self.invoke(pipeline, &GUARDED, by, (keys, 1 + 5 * commands.len()), size);
         for Command { op, key, token, .. } in commands {
             if keys_of(*op) > 0 {
                 call.arg(key.as_bytes());
@@ -52,24 +53,27 @@ impl Guarding {
             }
         }
         self.introduce(call);
-        for Command { op, key, token, .. } in commands {
+        call.arg(counters.len());
+        for counter in counters {
+            call.arg(format!("f{counter}"));
+        }
+        for Command { op, token, .. } in commands {
             let token = token.as_str();
             match *op {
                 Op::Acquire { ttl, proposal } => {
                     call.arg("acquire").arg(token).arg(wire::millis(ttl)).arg(proposal);
-                    call.arg(bucket_of(key));
                 }
                 Op::Extend { ttl } => {
                     call.arg("extend").arg(token).arg(wire::millis(ttl));
                 }
                 Op::Confirm { fence } => {
-                    call.arg("confirm").arg(token).arg(fence).arg(bucket_of(key));
+                    call.arg("confirm").arg(token).arg(fence);
                 }
-                Op::Count { bucket } => {
-                    call.arg("count").arg(bucket);
+                Op::Count { .. } => {
+                    call.arg("count");
                 }
-                Op::Learn { bucket, value, since } => {
-                    call.arg("learn").arg(bucket).arg(value).arg(since);
+                Op::Learn { value, since, .. } => {
+                    call.arg("learn").arg(value).arg(since);
                 }
                 Op::Release | Op::Reclaim => {
                     call.arg("release").arg(token);
@@ -86,12 +90,13 @@ impl Guarding {
     pub(super) fn encode_debts(&self, pipeline: &mut Pipeline, debts: &[Debt], by: ScriptBy) {
         let size = |debt: &Debt| debt.key.as_bytes().len() + 2 * debt.token.as_str().len() + 32;
         let size = debts.iter().map(size).sum();
-        let counts = (2 * debts.len(), 2 * debts.len());
+        let counts = (2 * debts.len(), 1 + 2 * debts.len());
         let call = self.invoke(pipeline, &GUARDED, by, counts, size);
         for Debt { key, token } in debts {
             call.arg(key.as_bytes()).arg(self.void_of(token.as_str()));
         }
         self.introduce(call);
+        call.arg(0);
         for debt in debts {
             call.arg("void").arg(debt.token.as_str());
         }
@@ -140,6 +145,15 @@ const fn keys_of(op: Op) -> usize {
         Op::Acquire { .. } => 2,
         Op::Count { .. } | Op::Learn { .. } => 0,
         _ => 1,
+    }
+}
+
+/// Which counter an operation takes.
+fn counter_of(command: &Command) -> Option<u64> {
+    match command.op {
+        Op::Acquire { .. } | Op::Confirm { .. } => Some(bucket_of(&command.key)),
+        Op::Count { bucket } | Op::Learn { bucket, .. } => Some(bucket),
+        _ => None,
     }
 }
 
