@@ -5,11 +5,11 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use redlock_core::Key;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tower_redlock::{LockResource, Locked};
 
-use crate::App;
 use crate::problem::{Problem, check_amount, parse};
+use crate::store::{Account, Store};
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct AccountId(String);
@@ -20,15 +20,6 @@ impl LockResource for AccountId {
     }
 }
 
-/// An account as it is shown.
-#[derive(Debug, Serialize)]
-pub(crate) struct Account {
-    pub(crate) account: String,
-    pub(crate) balance_cents: i64,
-    /// How many payments were charged.
-    pub(crate) charges: i64,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Withdrawal {
@@ -36,30 +27,30 @@ struct Withdrawal {
 }
 
 pub(crate) async fn show(
-    State(app): State<App>,
+    State(store): State<Store>,
     Path(AccountId(id)): Path<AccountId>,
 ) -> Result<Json<Account>, Problem> {
-    let account = app.store.account(&id).await?;
+    let account = store.account(&id).await?;
     account.map(Json).ok_or_else(|| Problem::not_found("account", &id))
 }
 
 /// Takes money out of an account, one request at a time: the argument is locked until the answer
 /// is ready.
 pub(crate) async fn withdraw(
-    State(app): State<App>,
+    State(store): State<Store>,
     account: Locked<Path<AccountId>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Account>, Problem> {
     let Withdrawal { amount_cents } = parse(body)?;
     check_amount(amount_cents)?;
     let AccountId(id) = &account.0;
-    let Some(before) = app.store.account(id).await? else {
+    let Some(before) = store.account(id).await? else {
         return Err(Problem::not_found("account", id));
     };
     // A payment may come in between, it does not lock the account: the store has the last word.
-    if before.balance_cents < amount_cents || !app.store.withdraw(id, amount_cents).await? {
+    if before.balance_cents < amount_cents || !store.withdraw(id, amount_cents).await? {
         return Err(Problem::insufficient_funds(id));
     }
-    let after = app.store.account(id).await?;
+    let after = store.account(id).await?;
     after.map(Json).ok_or_else(|| Problem::not_found("account", id))
 }

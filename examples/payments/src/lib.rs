@@ -19,7 +19,7 @@ mod store;
 
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, FromRef, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::map_response;
 use axum::routing::{get, post};
@@ -50,6 +50,18 @@ pub struct App {
     pub provider: Provider,
     /// Who keeps requests apart.
     pub redlock: Redlock,
+}
+
+impl FromRef<App> for Store {
+    fn from_ref(app: &App) -> Self {
+        app.store.clone()
+    }
+}
+
+impl FromRef<App> for Provider {
+    fn from_ref(app: &App) -> Self {
+        app.provider.clone()
+    }
 }
 
 /// The routes of the service, and the payments that go on when their client is gone: wait for

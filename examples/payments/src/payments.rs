@@ -7,37 +7,20 @@ use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::App;
 use crate::idempotency::IdempotencyKey;
 use crate::problem::{PROBLEM_JSON, Problem, check_amount, parse};
-use crate::store::{Answer, Begun};
+use crate::provider::Provider;
+use crate::store::{Answer, Begun, NewPayment, Payment, Store};
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-
-/// What a client asks for. The same key with another payment is a mistake of theirs.
-#[derive(Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NewPayment {
-    pub(crate) account: String,
-    pub(crate) amount_cents: i64,
-}
-
-/// A payment as it is shown.
-#[derive(Debug, Serialize)]
-pub(crate) struct Payment {
-    pub(crate) payment_id: String,
-    pub(crate) account: String,
-    pub(crate) amount_cents: i64,
-    pub(crate) status: &'static str,
-}
 
 /// Charges an account once per idempotency key. Runs under the lock of that key, so whatever it
 /// finds in progress was cut off: nobody else is at it.
 pub(crate) async fn pay(
-    State(app): State<App>,
+    State(store): State<Store>,
+    State(provider): State<Provider>,
     key: IdempotencyKey,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
@@ -46,7 +29,7 @@ pub(crate) async fn pay(
 
     let refused = Problem::insufficient_funds(&payment.account);
     let refusal = Answer { status: refused.status(), body: refused.body() };
-    let payment_id = match app.store.begin(&key, &payment, &refusal).await? {
+    let payment_id = match store.begin(&key, &payment, &refusal).await? {
         Begun::InProgress { payment_id } => payment_id,
         Begun::Finished(answer) => return Ok(replay(answer)),
         Begun::Refused => return Err(refused),
@@ -57,7 +40,7 @@ pub(crate) async fn pay(
         Begun::NoAccount => return Err(Problem::not_found("account", &payment.account)),
     };
 
-    app.provider.charge(&payment_id).await;
+    provider.charge(&payment_id).await;
     let charged = json!({
         "payment_id": payment_id,
         "account": payment.account,
@@ -65,15 +48,15 @@ pub(crate) async fn pay(
         "status": "charged",
     });
     let charged = Answer { status: StatusCode::CREATED, body: charged.to_string() };
-    app.store.finish(&payment_id, &payment, &charged).await?;
+    store.finish(&payment_id, &payment, &charged).await?;
     Ok(respond(charged))
 }
 
 pub(crate) async fn show(
-    State(app): State<App>,
+    State(store): State<Store>,
     Path(id): Path<String>,
 ) -> Result<Json<Payment>, Problem> {
-    let payment = app.store.payment(&id).await?;
+    let payment = store.payment(&id).await?;
     payment.map(Json).ok_or_else(|| Problem::not_found("payment", &id))
 }
 

@@ -4,13 +4,12 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
 use sqlx::{SqliteConnection, query, query_as, query_scalar};
 use uuid::Uuid;
 
-use crate::accounts::Account;
 use crate::idempotency::IdempotencyKey;
-use crate::payments::{NewPayment, Payment};
 
 /// Takes the write lock at once: a transaction that reads first could not be sure to get it later.
 const WRITE: &str = "BEGIN IMMEDIATE";
@@ -19,6 +18,32 @@ const WRITE: &str = "BEGIN IMMEDIATE";
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: SqlitePool,
+}
+
+/// What a client asks for. The same key with another payment is a mistake of theirs.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewPayment {
+    pub(crate) account: String,
+    pub(crate) amount_cents: i64,
+}
+
+/// A payment as it is shown.
+#[derive(Debug, Serialize)]
+pub(crate) struct Payment {
+    pub(crate) payment_id: String,
+    pub(crate) account: String,
+    pub(crate) amount_cents: i64,
+    pub(crate) status: &'static str,
+}
+
+/// An account as it is shown.
+#[derive(Debug, Serialize)]
+pub(crate) struct Account {
+    pub(crate) account: String,
+    pub(crate) balance_cents: i64,
+    /// How many payments were charged.
+    pub(crate) charges: i64,
 }
 
 /// An answer that was given, or is about to be.
