@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use parking_lot::Mutex;
 use redis::{Parser, Value};
 
+pub use self::resp::Reply;
 use crate::RedisServer;
 
 /// A listener on a free port of 127.0.0.1 that answers as a test tells it to. It works in plain
@@ -41,33 +42,6 @@ impl Command {
     pub fn args(&self) -> &[String] {
         self.words.get(1..).unwrap_or_default()
     }
-}
-
-/// The answer to a [`Command`].
-#[derive(Clone, Debug, PartialEq)]
-pub enum Reply {
-    /// `+OK`
-    Ok,
-    /// No value.
-    Nil,
-    /// A number.
-    Int(i64),
-    /// A short text, without a line break.
-    Simple(String),
-    /// A value.
-    Bulk(String),
-    /// An error, the code first: `LOADING Redis is loading the dataset in memory`.
-    Error(String),
-    /// Several answers in one.
-    Array(Vec<Self>),
-    /// Exactly these bytes, valid or not.
-    Raw(Vec<u8>),
-    /// Only [`FakeServer::in_front_of`]: what the real server answers to this other command.
-    Run(Vec<String>),
-    /// No answer; the connection stays open.
-    Silence,
-    /// No answer; the connection is closed.
-    Close,
 }
 
 type Script = dyn Fn(&Command) -> Option<Reply> + Send + Sync;

@@ -5,7 +5,7 @@ mod pump;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -13,9 +13,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use self::pump::{Counts, Flow, Way};
 use crate::server::free_port;
 use crate::{RedisServer, eventually};
-use pump::{Flow, Way};
 
 /// A TCP proxy on a port of its own. It forwards until it is told otherwise, and ends with this
 /// value.
@@ -32,16 +32,6 @@ pub struct Proxy {
     counts: Arc<Counts>,
     connections: Arc<Mutex<JoinSet<()>>>,
     acceptor: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// What a test waits for, instead of sleeping.
-#[derive(Debug, Default)]
-struct Counts {
-    open: AtomicUsize,
-    accepted: AtomicU64,
-    held_requests: AtomicUsize,
-    held_replies: AtomicUsize,
-    dropped_replies: AtomicUsize,
 }
 
 impl Proxy {

@@ -4,7 +4,32 @@ use std::io;
 
 use redis::{Value, VerbatimFormat};
 
-use super::Reply;
+/// The answer to a [`Command`](super::Command).
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// `+OK`
+    Ok,
+    /// No value.
+    Nil,
+    /// A number.
+    Int(i64),
+    /// A short text, without a line break.
+    Simple(String),
+    /// A value.
+    Bulk(String),
+    /// An error, the code first: `LOADING Redis is loading the dataset in memory`.
+    Error(String),
+    /// Several answers in one.
+    Array(Vec<Self>),
+    /// Exactly these bytes, valid or not.
+    Raw(Vec<u8>),
+    /// Only [`FakeServer::in_front_of`](super::FakeServer::in_front_of): what the real server answers to this other command.
+    Run(Vec<String>),
+    /// No answer; the connection stays open.
+    Silence,
+    /// No answer; the connection is closed.
+    Close,
+}
 
 /// The words of a command.
 pub(super) fn words(request: Value) -> io::Result<Vec<String>> {

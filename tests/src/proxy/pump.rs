@@ -1,14 +1,12 @@
 //! One connection through the proxy: a queue in each direction.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
-
-use super::Counts;
 
 /// How many pieces may be under way in one direction. Then the sender has to wait, as it would
 /// with a full TCP window.
@@ -35,6 +33,16 @@ pub(super) enum Way {
 
 impl Way {
     pub(super) const HOLD_ALL: Self = Self::HoldBelow(u64::MAX);
+}
+
+/// What a test waits for, instead of sleeping.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) open: AtomicUsize,
+    pub(super) accepted: AtomicU64,
+    pub(super) held_requests: AtomicUsize,
+    pub(super) held_replies: AtomicUsize,
+    pub(super) dropped_replies: AtomicUsize,
 }
 
 /// A connection that lost bytes and must be closed.
