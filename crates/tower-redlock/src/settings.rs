@@ -126,17 +126,32 @@ impl Settings {
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Named one by one: a setting that is added must be shown here, or left out on purpose.
+        let Self {
+            redlock,
+            key_fn: _,
+            ttl,
+            wait,
+            renew,
+            max_hold,
+            methods,
+            hold,
+            on_disconnect,
+            on_lost,
+            render: _,
+            detached,
+        } = self;
         f.debug_struct("Settings")
-            .field("redlock", &self.redlock)
-            .field("ttl", &self.ttl)
-            .field("wait", &self.wait)
-            .field("renew", &self.renew)
-            .field("max_hold", &self.max_hold)
-            .field("methods", &self.methods)
-            .field("hold", &self.hold)
-            .field("on_disconnect", &self.on_disconnect)
-            .field("on_lost", &self.on_lost)
-            .field("detached", &self.detached)
+            .field("redlock", redlock)
+            .field("ttl", ttl)
+            .field("wait", wait)
+            .field("renew", renew)
+            .field("max_hold", max_hold)
+            .field("methods", methods)
+            .field("hold", hold)
+            .field("on_disconnect", on_disconnect)
+            .field("on_lost", on_lost)
+            .field("detached", detached)
             .finish_non_exhaustive()
     }
 }
