@@ -18,15 +18,17 @@ use crate::settings::{Disconnect, Hold, KeyFn, Lost, Settings};
 /// Holds a lock for as long as a request is being handled.
 ///
 /// ```
-/// use axum::{Router, routing::post};
-/// use redlock_core::Redlock;
-/// use tower_redlock::{RedlockLayer, key};
+/// use std::time::Duration;
 ///
-/// # async fn pay() {}
-/// let redlock = Redlock::in_memory(); // or Redlock::new(Config::servers([…]).build()?)
-/// let app: Router = Router::new()
-///     .route("/payments", post(pay))
-///     .layer(RedlockLayer::new(redlock, key::header("idempotency-key")));
+/// use http::Method;
+/// use redlock_core::Redlock;
+/// use tower_redlock::{Disconnect, RedlockLayer, key};
+///
+/// let one_per_order = RedlockLayer::new(Redlock::in_memory(), key::header("x-order"))
+///     .methods([Method::POST, Method::PUT])
+///     .ttl(Duration::from_secs(30))
+///     .wait(Duration::from_secs(2))
+///     .on_disconnect(Disconnect::Detach);
 /// ```
 ///
 /// The lock is taken before the handler is called, renewed while it runs, and released before

@@ -33,6 +33,31 @@
 //! | [`Locked<_>` without a layer](#missing-lock-layer) | 500 | `…#missing-lock-layer` |
 //! | [the layer asks for nonsense](#lock-misconfigured) | 500 | `…#lock-misconfigured` |
 //!
+//! ```
+//! use http::{Request, StatusCode, header::RETRY_AFTER};
+//! use redlock_core::Redlock;
+//! use tower::{ServiceBuilder, ServiceExt};
+//! use tower_redlock::{RedlockLayer, key};
+//! # use std::convert::Infallible;
+//! # use http::Response;
+//! # async fn handle(_: Request<String>) -> Result<Response<String>, Infallible> {
+//! #     unreachable!("it is locked")
+//! # }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let redlock = Redlock::in_memory();
+//! let service = ServiceBuilder::new()
+//!     .layer(RedlockLayer::new(redlock.clone(), key::path()))
+//!     .service_fn(handle);
+//!
+//! let _held = redlock.lock("/orders/42").await?;
+//! let response = service.oneshot(Request::post("/orders/42").body(String::new())?).await?;
+//! assert_eq!(response.status(), StatusCode::LOCKED);
+//! assert!(response.headers().contains_key(RETRY_AFTER));
+//! # Ok(()) }
+//! ```
+//!
 //! ## locked
 //! Somebody else holds the lock. `Retry-After` is the rest of their time to live in seconds,
 //! rounded up; `retry_after_ms` in the body is more exact. They may release it sooner, or renew.
