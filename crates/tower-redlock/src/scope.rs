@@ -46,10 +46,12 @@ pub struct LockScope {
 
 struct Shared {
     settings: Arc<Settings>,
+    /// Never locked across an await: `Debug`, `Drop` and the loss signal look into it at any time.
     held: Mutex<Held>,
     /// Somebody watches the leases for loss, and there is one more to watch.
     added: Notify,
-    /// One at a time: two that ask for the same key at once share a lease.
+    /// Locked while a lock is acquired, so of tokio: two that ask for the same key at once share a
+    /// lease.
     asking: tokio::sync::Mutex<()>,
 }
 
