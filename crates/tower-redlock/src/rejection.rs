@@ -300,6 +300,16 @@ mod tests {
         assert_eq!(Rejection::from(gone).kind(), RejectionKind::Lost);
     }
 
+    #[tokio::test]
+    async fn a_lock_that_makes_no_sense_is_500_and_trying_again_does_not_help() {
+        let redlock = Redlock::in_memory();
+        let nonsense = redlock.lock("k").ttl(Duration::ZERO).await.unwrap_err();
+        let rejection = Rejection::from(nonsense);
+        assert_eq!(rejection.kind(), RejectionKind::Misconfigured);
+        assert_eq!(rejection.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(rejection.retry_after(), None);
+    }
+
     #[test]
     fn every_kind_has_a_title_and_a_type_of_its_own() {
         let kinds = [

@@ -278,6 +278,26 @@ mod tests {
         assert_eq!(ballot.record(7, NodeAnswer::Granted), None);
     }
 
+    #[test]
+    fn every_answer_reads_as_what_the_node_did() {
+        let held = |label: Option<&str>, remaining| NodeAnswer::Held {
+            label: label.map(Into::into),
+            remaining,
+        };
+        for (answer, text) in [
+            (NodeAnswer::Granted, "granted"),
+            (held(None, None), "held"),
+            (held(Some("web/1"), Some(Duration::from_millis(1_500))), "held by web/1 for 1.5s"),
+            (NodeAnswer::NotHeld, "not held"),
+            (NodeAnswer::Refused("down".into()), "refused: down"),
+            (NodeAnswer::TimedOut, "timed out"),
+            (NodeAnswer::Failed("cut".into()), "failed: cut"),
+            (NodeAnswer::NoAnswer, "no answer yet"),
+        ] {
+            assert_eq!(answer.to_string(), text);
+        }
+    }
+
     proptest! {
         #[test]
         fn every_full_ballot_has_the_verdict_of_its_counts(
