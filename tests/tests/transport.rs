@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use redlock_core::{Config, ErrorKind, Redlock, Released, Safety, Server};
-use redlock_tests::{Certificates, Fleet, RedisServer, eventually};
+use redlock_tests::{Certificates, Fleet, RedisServer, all_vote, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -19,6 +19,7 @@ fn redlock(servers: impl IntoIterator<Item: Into<Server>>) -> Redlock {
 
 /// A lock is taken, seen on all servers, extended, and gone again.
 async fn works(redlock: &Redlock, fleet: &Fleet) {
+    all_vote(redlock).await;
     let guard = redlock.lock("order").await.unwrap();
     eventually(PATIENCE, "every vote", async || fleet.total_keys().await == fleet.len()).await;
     guard.extend(Duration::from_secs(60)).await.unwrap();

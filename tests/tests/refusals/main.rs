@@ -45,7 +45,8 @@ async fn never_votes(bad: [String; 2], reason: &str) {
 async fn one_of_three_does_no_harm(bad: &str, reason: &str) {
     let good = Fleet::start(2).await;
     let redlock = redlock(&[&good[0].url(), bad, &good[1].url()]);
-    let guard = timeout(HANG, redlock.lock("order").into_future()).await.expect("no hang").unwrap();
+    // A machine with too much to do may need more than one try to connect to the other two.
+    let guard = eventually(HANG, "a lock on two", async || redlock.lock("order").await).await;
     assert_eq!(good.total_keys().await, 2);
 
     eventually(HANG, &format!("a report of {reason:?}"), async || {
