@@ -2,11 +2,13 @@
 
 mod history;
 mod ledger;
+mod tokens;
 
 use std::collections::BTreeMap;
 
-pub use history::{Event, History, Stamp};
+pub use history::{Event, Fence, History, Stamp};
 pub use ledger::Ledger;
+pub use tokens::{Acquisition, Disorder, TokenVerdict, check_tokens};
 
 /// What a history says about mutual exclusion.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +31,8 @@ pub struct Overlap {
 }
 
 /// From when to when a client could believe that the lock was its own: from the return of the
-/// acquisition to the call of the release, or to the end of the validity if that is earlier.
+/// acquisition to the call of the release, or to the last end of the validity that it has seen, if
+/// that is earlier.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hold {
     /// Who held.
@@ -90,10 +93,16 @@ fn holds(history: &History) -> BTreeMap<String, Vec<Hold>> {
     let mut current: BTreeMap<(String, String), usize> = BTreeMap::new();
     for event in events {
         match event {
-            Event::Acquired { key, client, at, until } => {
+            Event::Acquired { key, client, at, until, .. } => {
                 let of_key = holds.entry(key.clone()).or_default();
                 current.insert((key, client.clone()), of_key.len());
                 of_key.push(Hold { client, from: at, to: until });
+            }
+            Event::Extended { key, client, until, .. } => {
+                if let Some(index) = current.get(&(key.clone(), client)) {
+                    let of_key = holds.entry(key).or_default();
+                    of_key[*index].to = of_key[*index].to.max(until);
+                }
             }
             Event::Released { key, client, at } => {
                 if let Some(index) = current.remove(&(key.clone(), client)) {
@@ -121,7 +130,12 @@ mod tests {
 
     fn acquired(client: &str, from: u64, until: u64) -> Event {
         let (key, client) = ("k".to_owned(), client.to_owned());
-        Event::Acquired { key, client, at: at(from), until: at(until) }
+        Event::Acquired { key, client, at: at(from), until: at(until), fence: None }
+    }
+
+    fn extended(client: &str, when: u64, until: u64) -> Event {
+        let (key, client) = ("k".to_owned(), client.to_owned());
+        Event::Extended { key, client, at: at(when), until: at(until) }
     }
 
     fn released(client: &str, when: u64) -> Event {
@@ -186,6 +200,25 @@ mod tests {
         assert_eq!(verdict(during).overlaps.len(), 1);
         let after = [acquired("dead", 0, 100), acquired("b", 100, 150)];
         assert_eq!(verdict(after).overlaps, []);
+    }
+
+    #[test]
+    fn a_hold_that_is_extended_lasts_until_its_last_validity_ends() {
+        let during = [acquired("a", 0, 100), extended("a", 60, 160), acquired("b", 150, 250)];
+        assert_eq!(verdict(during).overlaps.len(), 1);
+        let after = [acquired("a", 0, 100), extended("a", 60, 160), acquired("b", 160, 250)];
+        assert_eq!(verdict(after).overlaps, []);
+    }
+
+    #[test]
+    fn an_extension_that_was_seen_after_the_release_extends_nothing() {
+        let events = [
+            acquired("a", 0, 100),
+            released("a", 10),
+            acquired("b", 20, 50),
+            extended("a", 30, 200),
+        ];
+        assert_eq!(verdict(events).overlaps, []);
     }
 
     #[test]

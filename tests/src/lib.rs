@@ -18,6 +18,7 @@ struct Readme;
 
 mod checker;
 mod fake;
+pub mod faults;
 mod fleet;
 mod process;
 mod proxy;
@@ -25,7 +26,10 @@ mod server;
 mod tls;
 mod wait;
 
-pub use checker::{Event, History, Hold, Ledger, Overlap, Stamp, Verdict, check};
+pub use checker::{
+    Acquisition, Disorder, Event, Fence, History, Hold, Ledger, Overlap, Stamp, TokenVerdict,
+    Verdict, check, check_tokens,
+};
 pub use fake::{Command, FakeServer, Reply};
 pub use fleet::Fleet;
 pub use proxy::Proxy;

@@ -28,13 +28,16 @@ impl Stamp {
         Self(seconds * 1_000_000_000 + nanos)
     }
 
-    /// The same instant as `instant`, or a few microseconds later.
+    /// The same instant as `instant`, or an earlier one if this process was held up meanwhile: the
+    /// end of a hold must never be noted too late.
     #[must_use]
     pub fn of(instant: Instant) -> Self {
-        let ahead = instant.saturating_duration_since(Instant::now());
-        let behind = Instant::now().saturating_duration_since(instant);
-        let now = Self::now() + ahead;
-        if ahead > Duration::ZERO { now } else { Self(now.0.saturating_sub(nanos(behind))) }
+        let stamp = Self::now();
+        let now = Instant::now();
+        match instant.checked_duration_since(now) {
+            Some(ahead) => stamp + ahead,
+            None => Self(stamp.0.saturating_sub(nanos(now.saturating_duration_since(instant)))),
+        }
     }
 }
 
@@ -64,6 +67,20 @@ pub enum Event {
         at: Stamp,
         /// How long the lock is valid.
         until: Stamp,
+        /// The fencing token, if the lock has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fence: Option<Fence>,
+    },
+    /// A client finds that its lock is valid for longer than it knew.
+    Extended {
+        /// What it has locked.
+        key: String,
+        /// Who.
+        client: String,
+        /// When it looked.
+        at: Stamp,
+        /// How long the lock is valid.
+        until: Stamp,
     },
     /// A client gives the lock back.
     Released {
@@ -76,12 +93,24 @@ pub enum Event {
     },
 }
 
+/// What a fencing token promises is about when the lock was asked for, and not only when it was
+/// had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// When the acquisition was called.
+    pub requested: Stamp,
+    /// The token.
+    pub token: u64,
+}
+
 impl Event {
     /// When it happened.
     #[must_use]
     pub fn at(&self) -> Stamp {
         match self {
-            Self::Acquired { at, .. } | Self::Released { at, .. } => *at,
+            Self::Acquired { at, .. } | Self::Extended { at, .. } | Self::Released { at, .. } => {
+                *at
+            }
         }
     }
 }
@@ -127,11 +156,24 @@ impl History {
         Ok(Self { events: Mutex::new(events.collect::<io::Result<_>>()?), file: None })
     }
 
+    /// Reads all files of a directory that [`to_file`](Self::to_file) wrote.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read), and when the directory cannot be read.
+    pub fn read_all(directory: &Path) -> io::Result<Self> {
+        let mut events = Vec::new();
+        for file in std::fs::read_dir(directory)? {
+            events.append(Self::read(&file?.path())?.events.get_mut());
+        }
+        Ok(Self { events: Mutex::new(events), file: None })
+    }
+
     /// Notes that `client` holds `key` until `until`. To be called when the acquisition has
     /// returned, before anything else.
     pub fn acquired(&self, key: &str, client: &str, until: Stamp) {
         let (at, key, client) = (Stamp::now(), key.to_owned(), client.to_owned());
-        self.record(Event::Acquired { key, client, at, until });
+        self.record(Event::Acquired { key, client, at, until, fence: None });
     }
 
     /// Notes that `client` no longer counts on `key`. To be called *before* the lock is released
@@ -168,11 +210,13 @@ mod tests {
         let before = Stamp::now();
         let instant = Instant::now();
         let after = Stamp::now();
-        let slack = Duration::from_millis(5);
-        assert!(Stamp::of(instant) >= before && Stamp::of(instant) <= after + slack);
-        let later = Stamp::of(instant + Duration::from_secs(60));
-        assert!(later >= before + Duration::from_secs(60));
-        assert!(later <= after + Duration::from_secs(60) + slack);
+        let (minute, slack) = (Duration::from_secs(60), Duration::from_secs(1));
+        for (ahead, stamp) in
+            [(Duration::ZERO, Stamp::of(instant)), (minute, Stamp::of(instant + minute))]
+        {
+            assert!(stamp <= after + ahead, "never later");
+            assert!(stamp + slack >= before + ahead, "hardly earlier");
+        }
     }
 
     #[test]

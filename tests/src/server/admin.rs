@@ -107,7 +107,7 @@ impl RedisServer {
     }
 
     /// One connection serves all questions, so that looking changes the counters little.
-    async fn try_ask<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+    pub(crate) async fn try_ask<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
         if !self.is_running() {
             let problem = (redis::ErrorKind::Io, "the server is killed or paused");
             return Err(problem.into());

@@ -1,0 +1,81 @@
+//! Locks under faults: processes that lock on real servers while these are killed, flushed,
+//! stopped and cut off, and a judgement of what they believed to hold.
+//!
+//! Three things are judged: nobody holds a key while somebody else does ([`check`]), later locks
+//! have greater fencing tokens ([`check_tokens`]), and when all is over no key is left behind.
+//!
+//! Exclusion is promised while fewer than a majority of the servers lose their data within one
+//! TTL. `spacing` keeps to that: the next server to lose its data is another one only after so
+//! long. Without it, and that is the default, servers lose their data as fast as the faults come,
+//! faster than they may. A guarded lock holds all the same, since a server that lost its data does
+//! not vote until every lock that it may have forgotten has expired; what it loses then is
+//! availability. Plain Redlock has no such defence, and the same faults show it: that is the
+//! calibration, without which a run that finds nothing would say nothing.
+
+mod audit;
+mod client;
+mod load;
+mod nemesis;
+mod network;
+mod options;
+mod plan;
+mod report;
+mod subject;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+use crate::{Fleet, History, RedisServer, check, check_tokens};
+pub use audit::Orphan;
+pub use client::Tally;
+use load::Load;
+use nemesis::Scene;
+use network::Network;
+pub use options::{Options, Switch};
+use plan::Plan;
+pub use plan::{Fault, Kind};
+pub use report::Report;
+
+/// What a process that is started with this argument, followed by a job, has to do: [`lock`].
+pub const CLIENT: &str = "client";
+
+/// Runs the clients and the faults for as long as the options say, and judges the outcome.
+///
+/// `program` is what the clients are started from: it must hand over to [`lock`].
+pub async fn run(options: &Options, program: &Path) -> Report {
+    // A replica waits five seconds for others to join it, unless told not to.
+    let server = RedisServer::options().config("repl-diskless-sync-delay", "0");
+    let fleet = Fleet::start_with(options.nodes, server).await;
+    let network = Network::start(&fleet, options.clients).await;
+    let directory = TempDir::new().expect("a temporary directory");
+    subject::provision(options, &fleet.urls()).await;
+    let load = Load::start(options, &network, program, directory.path()).await;
+
+    let began = Instant::now();
+    let scene = Arc::new(Scene::new(fleet, network, load));
+    let carried_out = nemesis::carry_out(&scene, &Plan::of(options), options.spacing()).await;
+    let finished = scene.load.finish().await;
+    let seconds = began.elapsed().as_secs_f64();
+    let orphans = audit::orphans(&scene.fleet, options.keys, &finished.left_by).await;
+
+    let history = History::read_all(directory.path()).expect("what the clients wrote");
+    Report {
+        options: options.clone(),
+        seconds,
+        faults: carried_out.faults,
+        faults_in_vain: carried_out.in_vain,
+        exclusion: check(&history),
+        tokens: check_tokens(&history),
+        tally: finished.tally,
+        clients_failed: finished.failed,
+        orphans,
+    }
+}
+
+/// Does what a client of [`run`] has to: locks and unlocks until its standard input ends.
+pub async fn lock(job: &str) {
+    client::lock(serde_json::from_str(job).expect("a job")).await;
+}

@@ -1,0 +1,163 @@
+//! The client processes, as the harness sees them.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
+
+use super::client::{ABANDONED, Job, READY, Tally};
+use super::network::Network;
+use super::{CLIENT, Options};
+
+/// How long a client may take to start or to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct Load {
+    program: PathBuf,
+    places: Vec<Mutex<Place>>,
+    killed: Mutex<Vec<String>>,
+}
+
+/// Where one client after the other has its connections.
+#[derive(Debug)]
+struct Place {
+    job: Job,
+    generation: u64,
+    process: Process,
+}
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+/// What is left when all clients have ended.
+#[derive(Debug, Default)]
+pub(super) struct Finished {
+    pub(super) tally: Tally,
+    /// Clients that did not end as they should.
+    pub(super) failed: usize,
+    /// The labels of those whose locks may be left: nobody was there to release them.
+    pub(super) left_by: Vec<String>,
+}
+
+impl Load {
+    /// Starts the clients and waits until the servers have answered each.
+    pub(super) async fn start(
+        options: &Options,
+        network: &Network,
+        program: &Path,
+        histories: &Path,
+    ) -> Self {
+        let mut random = fastrand::Rng::with_seed(options.seed);
+        let mut places = Vec::new();
+        for client in 0..options.clients {
+            let name = format!("c{client}");
+            let job = Job {
+                history: histories.join(&name),
+                name,
+                urls: network.urls(client),
+                guard: options.guard,
+                ttl: *options.ttl,
+                hold: options.hold(),
+                keys: options.keys,
+                abandon: options.locks_may_be_left(),
+                seed: random.u64(..1 << 53),
+            };
+            let process = Process::start(program, &job);
+            places.push(Mutex::new(Place { job, generation: 0, process }));
+        }
+        for place in &mut places {
+            let said = place.get_mut().process.says().await;
+            assert_eq!(said.as_deref(), Some(READY), "a client is ready");
+        }
+        Self { program: program.to_owned(), places, killed: Mutex::default() }
+    }
+
+    /// Stops a client for a while (SIGSTOP, SIGCONT).
+    pub(super) async fn pause(&self, client: usize, lasts: Duration) {
+        let place = self.places[client].lock().await;
+        place.process.signal(Signal::STOP);
+        sleep(lasts).await;
+        place.process.signal(Signal::CONT);
+    }
+
+    /// Kills a client and starts another one in its place.
+    pub(super) async fn replace(&self, client: usize) {
+        let mut place = self.places[client].lock().await;
+        place.process.child.kill().await.expect("SIGKILL reaches the client");
+        self.killed.lock().await.push(place.job.name.clone());
+        place.generation += 1;
+        place.job.name = format!("c{client}.{}", place.generation);
+        place.job.history = place.job.history.with_file_name(&place.job.name);
+        place.job.seed += 1;
+        place.process = Process::start(&self.program, &place.job);
+    }
+
+    /// Tells all clients to release what they hold and to end, and waits for that.
+    pub(super) async fn finish(&self) -> Finished {
+        let mut finished = Finished::default();
+        let mut places = Vec::new();
+        for place in &self.places {
+            let mut place = place.lock().await;
+            drop(place.process.child.stdin.take());
+            places.push(place);
+        }
+        for mut place in places {
+            match place.process.end().await {
+                Some(tally) => finished.tally += tally,
+                None => finished.failed += 1,
+            }
+        }
+        finished.left_by = self.killed.lock().await.clone();
+        finished.left_by.push(ABANDONED.to_owned());
+        finished
+    }
+}
+
+impl Process {
+    fn start(program: &Path, job: &Job) -> Self {
+        let job = serde_json::to_string(job).expect("JSON");
+        let mut child = Command::new(program)
+            .args([CLIENT, &job])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the client's program starts");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self { child, lines }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            kill_process(pid, signal).expect("a signal reaches the client");
+        }
+    }
+
+    /// The next line that the client writes.
+    async fn says(&mut self) -> Option<String> {
+        timeout(PATIENCE, self.lines.next_line()).await.ok()?.ok()?
+    }
+
+    /// What the client had to say at its end, if it ended as it should.
+    async fn end(&mut self) -> Option<Tally> {
+        let mut last = None;
+        while let Some(line) = self.says().await {
+            last = Some(line);
+        }
+        let status = timeout(PATIENCE, self.child.wait()).await.ok()?.ok()?;
+        if !status.success() {
+            return None;
+        }
+        serde_json::from_str(&last?).ok()
+    }
+}

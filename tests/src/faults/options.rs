@@ -1,0 +1,114 @@
+//! What a run is told.
+
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use humantime::Duration as HumanDuration;
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::Kind;
+
+/// Processes lock on real servers while faults are injected; exits with 1 if two of them held a
+/// key at the same time, a fencing token was not greater than an earlier one, or a key was left
+/// behind.
+#[derive(Clone, Debug, Parser, Serialize)]
+#[command(name = "faults")]
+pub struct Options {
+    /// For how long faults are injected.
+    #[arg(long, default_value_t = 60)]
+    pub seconds: u64,
+    /// Servers.
+    #[arg(long, default_value_t = 3)]
+    pub nodes: usize,
+    /// Processes that want the locks.
+    #[arg(long, default_value_t = 8)]
+    pub clients: usize,
+    /// Keys that they want.
+    #[arg(long, default_value_t = 3)]
+    pub keys: usize,
+    /// The time to live of a lock. With minutes instead of milliseconds, orphans do not expire
+    /// before they are found; nobody is killed or leaves a lock behind then.
+    #[arg(long, default_value = "600ms")]
+    #[serde(serialize_with = "as_text")]
+    pub ttl: HumanDuration,
+    /// For how long a lock is held at most without being renewed; half of the TTL unless set.
+    #[arg(long)]
+    #[serde(skip)]
+    pub hold: Option<HumanDuration>,
+    /// Whether servers that lost their data are kept from voting.
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    pub guard: Switch,
+    /// The faults, separated by commas; all of them unless set.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub only: Vec<Kind>,
+    /// A fault begins this often on average.
+    #[arg(long, default_value = "400ms")]
+    #[serde(serialize_with = "as_text")]
+    pub every: HumanDuration,
+    /// For how long after a server lost its data no other one does; not at all unless set.
+    #[arg(long)]
+    #[serde(skip)]
+    pub spacing: Option<HumanDuration>,
+    /// Makes the same plan of faults again. What becomes of it depends on the machine.
+    #[arg(long, default_value_t = fastrand::u64(..1 << 53))]
+    pub seed: u64,
+    /// Turns the judgement on exclusion round: succeeds if at least so many overlaps were found.
+    #[arg(long)]
+    pub expect_overlaps: Option<usize>,
+    /// Prints JSON instead of text.
+    #[arg(long)]
+    #[serde(skip)]
+    pub json: bool,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+/// With a longer TTL nobody waits for a lock to expire.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Options {
+    /// What a run is told by default, on a seed of its own.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::parse_from(["faults"])
+    }
+
+    /// The kinds of faults to choose from.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<Kind> {
+        let chosen = if self.only.is_empty() { Kind::value_variants() } else { &self.only };
+        let fits = |kind: &&Kind| self.locks_may_be_left() || **kind != Kind::KillClient;
+        chosen.iter().filter(fits).copied().collect()
+    }
+
+    pub(super) fn hold(&self) -> Duration {
+        self.hold.map_or(*self.ttl / 2, Into::into)
+    }
+
+    pub(super) fn spacing(&self) -> Duration {
+        self.spacing.map_or(Duration::ZERO, Into::into)
+    }
+
+    /// Whether locks may be left to expire: not if everybody would wait for that.
+    pub(super) fn locks_may_be_left(&self) -> bool {
+        *self.ttl <= PATIENCE
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn as_text<S: Serializer>(duration: &HumanDuration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(duration)
+}
