@@ -71,10 +71,18 @@ impl Proxy {
         self.port
     }
 
+    /// From now on a connection to the server ends with the client's, and what it still had to
+    /// carry is lost. Otherwise the server gets it, however long the client has been gone.
+    #[must_use]
+    pub fn severing(self) -> Self {
+        self.flow.send_modify(|flow| flow.severs = true);
+        self
+    }
+
     /// Everything flows again: what was held is delivered, connections that lost bytes are closed,
     /// the delays are zero.
     pub fn pass(&self) {
-        self.flow.send_replace(Flow::default());
+        self.flow.send_modify(|flow| *flow = Flow { severs: flow.severs, ..Flow::default() });
     }
 
     /// Keeps what clients send, in order, until [`release`](Self::release).

@@ -19,6 +19,9 @@ pub(super) struct Flow {
     pub(super) replies: Way,
     pub(super) request_delay: Duration,
     pub(super) reply_delay: Duration,
+    /// Whether a connection to the server ends with the client's, and what it still had to carry
+    /// is lost.
+    pub(super) severs: bool,
 }
 
 /// What happens to one direction of the traffic.
@@ -71,6 +74,7 @@ pub(super) async fn run(
         flow: flow.clone(),
         way: |flow| flow.requests,
         delay: |flow| flow.request_delay,
+        severs: |flow| flow.severs,
         waiting: &counts.held_requests,
         lost: &lost_requests,
     };
@@ -79,6 +83,7 @@ pub(super) async fn run(
         flow,
         way: |flow| flow.replies,
         delay: |flow| flow.reply_delay,
+        severs: |_| false,
         waiting: &counts.held_replies,
         lost: &counts.dropped_replies,
     };
@@ -94,6 +99,7 @@ struct Direction<'a> {
     flow: watch::Receiver<Flow>,
     way: fn(&Flow) -> Way,
     delay: fn(&Flow) -> Duration,
+    severs: fn(&Flow) -> bool,
     waiting: &'a AtomicUsize,
     lost: &'a AtomicUsize,
 }
@@ -126,11 +132,13 @@ impl Direction<'_> {
         target: impl AsyncWrite + Unpin,
     ) -> Result<(), Broken> {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let Self { number, flow, way, delay, waiting, lost } = self;
-        let read = read(source, sender, flow.clone(), delay, waiting);
-        let gate = Gate { number, flow, way };
-        let ((), written) = tokio::join!(read, write(target, receiver, gate, lost));
-        written
+        let Self { number, flow, way, delay, severs, waiting, lost } = self;
+        let read = async {
+            read(source, sender, flow.clone(), delay, waiting).await;
+            if severs(&flow.borrow()) { Err(Broken) } else { Ok(()) }
+        };
+        let gate = Gate { number, flow: flow.clone(), way };
+        tokio::try_join!(read, write(target, receiver, gate, lost)).map(|_| ())
     }
 }
 
