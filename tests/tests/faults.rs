@@ -24,6 +24,7 @@ async fn nobody_holds_what_another_holds_while_everything_fails_that_keeps_the_d
         Kind::KillClient,
         Kind::Cut,
         Kind::Delay,
+        Kind::Late,
         Kind::DropReply,
         Kind::Oom,
         Kind::Scripts,

@@ -36,6 +36,7 @@ impl Network {
         for proxy in self.touched(fault) {
             match fault.kind {
                 Kind::Cut => proxy.cut().await,
+                Kind::Late => proxy.hold_open_connections(),
                 Kind::DropReply => proxy.drop_replies(),
                 Kind::Delay if fault.to_server => proxy.delay_requests(fault.delay),
                 Kind::Delay => proxy.delay_replies(fault.delay),

@@ -25,6 +25,9 @@ pub enum Kind {
     Cut,
     /// What clients and a server send to each other is late for a while, in one direction.
     Delay,
+    /// What clients send on the connections that they have arrives after a while only, and after
+    /// what they send on new ones.
+    Late,
     /// What a server answers is lost for a while, and then the connections break.
     DropReply,
     /// A server takes no new data for a while.
