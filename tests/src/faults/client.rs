@@ -78,7 +78,7 @@ pub(super) async fn lock(job: Job) {
         let _end = std::io::stdin().read_to_end(&mut Vec::new());
         told.send_replace(true);
     });
-    let redlock = subject::redlock(&job);
+    let redlock = subject::client(&job);
     subject::answers(&redlock).await;
     println!("{READY}");
 
@@ -176,7 +176,7 @@ impl Holder {
     fn believe(&self, key: &str, guard: &Guard, requested: Stamp) -> Belief {
         let at = Stamp::now();
         let until = Stamp::of(guard.valid_until());
-        let fence = subject::fencing_token(guard).map(|token| Fence { requested, token });
+        let fence = guard.fencing_token().map(|token| Fence { requested, token: token.get() });
         let belief = Belief { key: key.to_owned(), until, seen_valid: at };
         let (key, client) = (key.to_owned(), self.name.clone());
         self.history.record(Event::Acquired { key, client, at, until, fence });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redlock_core::{Config, Guard, Redlock};
+use redlock_core::{Config, Provisioned, Redlock, Safety};
 
 use super::client::Job;
 use super::{Options, Switch};
@@ -10,22 +10,36 @@ use crate::eventually;
 
 /// Declares servers that were just started fit to vote, which they otherwise are only after one
 /// time to live.
-pub(super) async fn provision(_options: &Options, _urls: &[String]) {}
-
-pub(super) fn redlock(job: &Job) -> Redlock {
-    assert_eq!(job.guard, Switch::Off, "there is no guard yet: --guard off");
-    // Long enough for a busy machine to answer.
-    let config = Config::servers(job.urls.iter().map(String::as_str))
-        .ttl(job.ttl)
-        .node_deadline((job.ttl / 8).min(Duration::from_millis(100)))
-        .retry_interval(Duration::from_millis(5), Duration::from_millis(50))
-        .reconnection_interval(Duration::from_millis(10), Duration::from_millis(100))
-        .label(&job.name);
-    Redlock::new(config.build().expect("a configuration"))
+pub(super) async fn provision(options: &Options, urls: &[String]) {
+    if options.guard == Switch::On {
+        let redlock = redlock(urls, options.guard, *options.ttl, "provision");
+        eventually(Duration::from_secs(20), "the servers to be provisioned", async || {
+            redlock.provision().await.map(|outcome| assert_eq!(outcome, Provisioned::New))
+        })
+        .await;
+    }
 }
 
-pub(super) fn fencing_token(_guard: &Guard) -> Option<u64> {
-    None
+pub(super) fn client(job: &Job) -> Redlock {
+    redlock(&job.urls, job.guard, job.ttl, &job.name)
+}
+
+fn redlock(urls: &[String], guard: Switch, ttl: Duration, label: &str) -> Redlock {
+    let safety = match guard {
+        Switch::On => Safety::Guarded,
+        Switch::Off => Safety::Plain,
+    };
+    // The deadline is long enough for a busy machine to answer. The name stands for the servers,
+    // to each of which every client goes a way of its own.
+    let config = Config::servers(urls.iter().map(String::as_str))
+        .safety(safety)
+        .fleet("faults")
+        .ttl(ttl)
+        .node_deadline((ttl / 8).min(Duration::from_millis(100)))
+        .retry_interval(Duration::from_millis(5), Duration::from_millis(50))
+        .reconnection_interval(Duration::from_millis(10), Duration::from_millis(100))
+        .label(label);
+    Redlock::new(config.build().expect("a configuration"))
 }
 
 /// Waits until a majority of the servers answers.
