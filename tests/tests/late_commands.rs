@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Cmd, RedisResult, Value, cmd};
-use redlock_core::{Config, ErrorKind, Redlock};
-use redlock_tests::{Proxy, RedisServer, all_vote, eventually};
+use redlock_core::{Config, ErrorKind, Provisioned, Redlock, Safety};
+use redlock_tests::{Proxy, RedisServer, ServerOptions, all_vote, eventually};
 use tokio::time::timeout;
 
 /// Most of a round is waiting, so some are played at a time, each on a scene of its own.
@@ -33,34 +33,50 @@ const WITHOUT_CLIENT_KILL: &str = "user default on nopass ~* &* +@all -client|ki
 struct Scene {
     server: RedisServer,
     proxy: Proxy,
+    safety: Safety,
 }
 
 impl Scene {
-    async fn start() -> Self {
-        let server = RedisServer::start().await;
+    async fn new(options: ServerOptions, safety: Safety) -> Self {
+        let server = options.start().await;
         let proxy = Proxy::in_front_of(&server).await;
-        Self { server, proxy }
+        Self { server, proxy, safety }
+    }
+
+    /// The connection that was given up can be closed: no more is needed.
+    async fn plain() -> Self {
+        Self::new(RedisServer::options(), Safety::Plain).await
     }
 
     /// What is held up is lost when the client closes the connection.
     async fn severing() -> Self {
-        let Self { server, proxy } = Self::start().await;
-        Self { server, proxy: proxy.severing() }
+        let scene = Self::plain().await;
+        Self { proxy: scene.proxy.severing(), ..scene }
     }
 
-    /// Nobody but the server itself can close a connection that was given up.
-    async fn without_client_kill() -> Self {
-        let server = RedisServer::options().acl(WITHOUT_CLIENT_KILL).start().await;
-        let proxy = Proxy::in_front_of(&server).await;
-        Self { server, proxy }
+    /// The connection that was given up can't be closed.
+    async fn without_client_kill(safety: Safety) -> Self {
+        Self::new(RedisServer::options().acl(WITHOUT_CLIENT_KILL), safety).await
+    }
+
+    async fn plain_without_client_kill() -> Self {
+        Self::without_client_kill(Safety::Plain).await
+    }
+
+    async fn guarded_without_client_kill() -> Self {
+        Self::without_client_kill(Safety::Guarded).await
     }
 
     async fn redlock(&self) -> Redlock {
         let config = Config::servers([self.proxy.url().as_str()])
+            .safety(self.safety)
             .ttl(TTL)
             .node_deadline(DEADLINE)
             .reconnection_interval(Duration::from_millis(1), Duration::from_millis(5));
         let redlock = Redlock::new(config.build().unwrap());
+        let provisioned = eventually(SOON, "the server", async || redlock.provision().await).await;
+        assert_eq!(provisioned == Provisioned::New, self.safety == Safety::Guarded);
+        redlock.lock("it grants").wait(SOON).await.unwrap().release().await;
         all_vote(&redlock).await;
         redlock
     }
@@ -138,7 +154,18 @@ async fn orphans_of_acquisitions(scene: &Scene) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_acquisition_that_arrives_after_its_release_leaves_no_key() {
-    assert_eq!(harm(Scene::start, orphans_of_acquisitions).await, 0);
+    assert_eq!(harm(Scene::plain, orphans_of_acquisitions).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn such_an_acquisition_leaves_no_key_either_if_its_connection_can_not_be_closed() {
+    assert_eq!(harm(Scene::guarded_without_client_kill, orphans_of_acquisitions).await, 0);
+}
+
+/// Which is why the guarded mode voids what it gives up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_plain_mode_relies_on_closing_that_connection() {
+    assert_eq!(harm(Scene::plain_without_client_kill, orphans_of_acquisitions).await, ALL);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,7 +186,7 @@ async fn orphans_without_a_defence(scene: &Scene) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_control_leaves_every_key_of_an_acquisition_that_arrives_after_its_release() {
-    assert_eq!(harm(Scene::start, orphans_without_a_defence).await, ALL);
+    assert_eq!(harm(Scene::plain, orphans_without_a_defence).await, ALL);
 }
 
 /// How many locks were deleted by the release of an earlier one.
@@ -182,12 +209,13 @@ async fn phantom_votes(scene: &Scene) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_release_that_arrives_after_the_next_acquisition_does_not_delete_it() {
-    assert_eq!(harm(Scene::start, phantom_votes).await, 0);
+    assert_eq!(harm(Scene::plain, phantom_votes).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn such_a_release_does_not_delete_it_either_if_its_connection_can_not_be_closed() {
-    assert_eq!(harm(Scene::without_client_kill, phantom_votes).await, 0);
+    assert_eq!(harm(Scene::plain_without_client_kill, phantom_votes).await, 0);
+    assert_eq!(harm(Scene::guarded_without_client_kill, phantom_votes).await, 0);
 }
 
 async fn phantom_votes_for_a_token_that_is_reused(scene: &Scene) -> usize {
@@ -205,7 +233,7 @@ async fn phantom_votes_for_a_token_that_is_reused(scene: &Scene) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_control_reuses_its_token_and_loses_every_lock_to_its_own_release() {
-    assert_eq!(harm(Scene::start, phantom_votes_for_a_token_that_is_reused).await, ALL);
+    assert_eq!(harm(Scene::plain, phantom_votes_for_a_token_that_is_reused).await, ALL);
 }
 
 /// How many keys are there again after they were released.
@@ -230,12 +258,13 @@ async fn keys_brought_back(scene: &Scene) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_extension_that_arrives_after_the_release_does_not_bring_the_key_back() {
-    assert_eq!(harm(Scene::start, keys_brought_back).await, 0);
+    assert_eq!(harm(Scene::plain, keys_brought_back).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn such_an_extension_does_not_either_if_its_connection_can_not_be_closed() {
-    assert_eq!(harm(Scene::without_client_kill, keys_brought_back).await, 0);
+    assert_eq!(harm(Scene::plain_without_client_kill, keys_brought_back).await, 0);
+    assert_eq!(harm(Scene::guarded_without_client_kill, keys_brought_back).await, 0);
 }
 
 async fn keys_brought_back_by_setting_them(scene: &Scene) -> usize {
@@ -253,5 +282,5 @@ async fn keys_brought_back_by_setting_them(scene: &Scene) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_control_extends_by_setting_and_brings_every_key_back() {
-    assert_eq!(harm(Scene::start, keys_brought_back_by_setting_them).await, ALL);
+    assert_eq!(harm(Scene::plain, keys_brought_back_by_setting_them).await, ALL);
 }
