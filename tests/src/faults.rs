@@ -29,6 +29,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use crate::{Fleet, History, RedisServer, check, check_tokens};
+use audit::Exempt;
 pub use audit::Orphan;
 pub use client::Tally;
 use load::Load;
@@ -59,7 +60,11 @@ pub async fn run(options: &Options, program: &Path) -> Report {
     let carried_out = nemesis::carry_out(&scene, &Plan::of(options), options.spacing()).await;
     let finished = scene.load.finish().await;
     let seconds = began.elapsed().as_secs_f64();
-    let orphans = audit::orphans(&scene.fleet, options.keys, &finished.left_by).await;
+    let copied_lately = carried_out.copied.into_iter();
+    let copied_lately = copied_lately.filter(|(_, at)| at.elapsed() <= *options.ttl);
+    let exempt =
+        Exempt { labels: finished.left_by, nodes: copied_lately.map(|(node, _)| node).collect() };
+    let orphans = audit::orphans(&scene.fleet, options.keys, &exempt).await;
 
     let history = History::read_all(directory.path()).expect("what the clients wrote");
     Report {

@@ -8,31 +8,18 @@ use std::time::Duration;
 use redlock_tests::faults::{Kind, Options, Report, Switch, run};
 
 async fn run_for_a_few_seconds(options: Options) -> Report {
-    let options = Options { seconds: 8, every: Duration::from_millis(200).into(), ..options };
+    let options = Options { seconds: 8, every: Duration::from_millis(250).into(), ..options };
     let report = run(&options, Path::new(env!("CARGO_BIN_EXE_faults"))).await;
     println!("{report}");
     assert!(report.fault_count() > 10, "hardly any faults");
-    assert!(report.exclusion.holds > 20, "hardly any holds");
     report
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_holds_what_another_holds_while_everything_fails_that_keeps_the_data() {
-    let keeps = vec![
-        Kind::Stop,
-        Kind::PauseClient,
-        Kind::KillClient,
-        Kind::Cut,
-        Kind::Delay,
-        Kind::Late,
-        Kind::DropReply,
-        Kind::Oom,
-        Kind::Scripts,
-        Kind::ClientKill,
-    ];
-    let options = Options { guard: Switch::Off, only: keeps, ..Options::new() };
-    let report = run_for_a_few_seconds(options).await;
+async fn nobody_holds_what_another_holds_whatever_fails() {
+    let report = run_for_a_few_seconds(Options::new()).await;
     assert_eq!(report.problems(), Vec::<String>::new());
+    assert!(report.tokens.checked >= report.exclusion.holds, "a lock without a token");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -36,6 +36,8 @@ pub(super) struct CarriedOut {
     pub(super) faults: BTreeMap<Kind, u64>,
     /// Faults that had no effect: the server did not do what it was told.
     pub(super) in_vain: u64,
+    /// When each server last took over the data of another one.
+    pub(super) copied: BTreeMap<usize, Instant>,
 }
 
 /// Carries the plan out and returns when the last fault is undone.
@@ -46,7 +48,7 @@ pub(super) async fn carry_out(scene: &Arc<Scene>, plan: &Plan, spacing: Duration
     for fault in &plan.0 {
         sleep_until(began + fault.at).await;
         let (scene, fault) = (Arc::clone(scene), *fault);
-        under_way.spawn(async move { (fault.kind, scene.carry_out(&fault, spacing).await) });
+        under_way.spawn(async move { (fault, scene.carry_out(&fault, spacing).await) });
         while let Some(ended) = under_way.try_join_next() {
             carried_out.count(ended.expect("the nemesis does not fail"));
         }
@@ -58,9 +60,12 @@ pub(super) async fn carry_out(scene: &Arc<Scene>, plan: &Plan, spacing: Duration
 }
 
 impl CarriedOut {
-    fn count(&mut self, (kind, done): (Kind, RedisResult<()>)) {
+    fn count(&mut self, (fault, done): (Fault, RedisResult<()>)) {
+        if fault.kind == Kind::Promote {
+            self.copied.insert(fault.node, Instant::now());
+        }
         match done {
-            Ok(()) => *self.faults.entry(kind).or_default() += 1,
+            Ok(()) => *self.faults.entry(fault.kind).or_default() += 1,
             Err(_) => self.in_vain += 1,
         }
     }
