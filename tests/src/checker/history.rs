@@ -101,6 +101,9 @@ pub struct Fence {
     pub requested: Stamp,
     /// The token.
     pub token: u64,
+    /// Whether nothing but a wall clock makes it greater than earlier ones.
+    #[serde(default)]
+    pub by_clock: bool,
 }
 
 impl Event {

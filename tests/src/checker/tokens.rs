@@ -11,6 +11,8 @@ use super::{Event, Fence, History, Stamp};
 pub struct TokenVerdict {
     /// How many acquisitions had a token.
     pub checked: usize,
+    /// How many of them owed it to a wall clock.
+    pub by_clock: usize,
     /// Acquisitions of one key that had the same token.
     pub duplicates: Vec<Disorder>,
     /// Acquisitions whose token is smaller than that of another one, which had returned before
@@ -40,18 +42,25 @@ pub struct Acquisition {
     pub returned: Stamp,
     /// What it was had with.
     pub token: u64,
+    /// Whether nothing but a wall clock makes it greater than earlier ones.
+    pub by_clock: bool,
 }
 
 /// Looks for tokens that were given twice for a key, and for those that went back: whoever asks
 /// when another already has the lock must get a greater token. It does not matter whether the
 /// holds overlap or how long they last.
+///
+/// Where wall clocks do not agree, a token that is owed to one is a new beginning for its key: what
+/// was had before it and what is had later are not compared.
 #[must_use]
-pub fn check_tokens(history: &History) -> TokenVerdict {
+pub fn check_tokens(history: &History, clocks_agree: bool) -> TokenVerdict {
     let mut verdict = TokenVerdict::default();
-    for (key, acquisitions) in acquisitions(history) {
-        verdict.checked += acquisitions.len();
-        verdict.duplicates.extend(duplicates(&key, &acquisitions));
-        verdict.regressions.extend(regressions(&key, &acquisitions));
+    for (key, by_return) in acquisitions(history) {
+        let of_key = OfKey::new(&key, &by_return, clocks_agree);
+        verdict.checked += by_return.len();
+        verdict.by_clock += by_return.iter().filter(|acquisition| acquisition.by_clock).count();
+        verdict.duplicates.extend(of_key.duplicates());
+        verdict.regressions.extend(of_key.regressions());
     }
     verdict
 }
@@ -60,9 +69,9 @@ pub fn check_tokens(history: &History) -> TokenVerdict {
 fn acquisitions(history: &History) -> BTreeMap<String, Vec<Acquisition>> {
     let mut by_key: BTreeMap<String, Vec<Acquisition>> = BTreeMap::new();
     for event in history.events() {
-        if let Event::Acquired { key, client, at, fence: Some(fence), .. } = event {
-            let Fence { requested, token } = fence;
-            let acquisition = Acquisition { client, requested, returned: at, token };
+        if let Event::Acquired { key, client, at: returned, fence: Some(fence), .. } = event {
+            let Fence { requested, token, by_clock } = fence;
+            let acquisition = Acquisition { client, requested, returned, token, by_clock };
             by_key.entry(key).or_default().push(acquisition);
         }
     }
@@ -72,42 +81,89 @@ fn acquisitions(history: &History) -> BTreeMap<String, Vec<Acquisition>> {
     by_key
 }
 
-fn duplicates(key: &str, by_return: &[Acquisition]) -> Vec<Disorder> {
-    let mut first_with: HashMap<u64, &Acquisition> = HashMap::new();
-    let mut duplicates = Vec::new();
-    for second in by_return {
-        if let Some(first) = first_with.get(&second.token) {
-            duplicates.push(disorder(key, first, second));
-        } else {
-            first_with.insert(second.token, second);
-        }
-    }
-    duplicates
+struct OfKey<'a> {
+    key: &'a str,
+    by_return: &'a [Acquisition],
+    /// From when to when the tokens of the key began anew, in that order.
+    beginnings: Vec<(Stamp, Stamp)>,
 }
 
-fn regressions(key: &str, by_return: &[Acquisition]) -> Vec<Disorder> {
-    let mut by_request: Vec<&Acquisition> = by_return.iter().collect();
-    by_request.sort_by_key(|acquisition| acquisition.requested);
-    let mut returned = by_return.iter().peekable();
-    let mut greatest: Option<&Acquisition> = None;
-    let mut regressions = Vec::new();
-    for second in by_request {
-        while let Some(first) = returned.next_if(|first| first.returned < second.requested) {
-            if greatest.is_none_or(|greatest| first.token > greatest.token) {
-                greatest = Some(first);
+impl<'a> OfKey<'a> {
+    fn new(key: &'a str, by_return: &'a [Acquisition], clocks_agree: bool) -> Self {
+        let by_clock = by_return.iter().filter(|acquisition| acquisition.by_clock && !clocks_agree);
+        let mut beginnings: Vec<_> =
+            by_clock.map(|begins| (begins.requested, begins.returned)).collect();
+        beginnings.sort_unstable();
+        let mut latest = Stamp::default();
+        for (_, returned) in &mut beginnings {
+            latest = latest.max(*returned);
+            *returned = latest;
+        }
+        Self { key, by_return, beginnings }
+    }
+
+    /// What returned before this is not to be compared with `acquisition`.
+    fn compared_since(&self, acquisition: &Acquisition) -> Stamp {
+        let begun = |(requested, _): &(Stamp, Stamp)| *requested <= acquisition.returned;
+        let count = self.beginnings.partition_point(begun);
+        let latest = count.checked_sub(1).map(|last| self.beginnings[last].1);
+        // One that is a beginning itself has nobody before it.
+        latest.unwrap_or_default()
+    }
+
+    fn duplicates(&self) -> Vec<Disorder> {
+        let mut last_with: HashMap<u64, &Acquisition> = HashMap::new();
+        let mut duplicates = Vec::new();
+        for second in self.by_return {
+            if let Some(first) = last_with.insert(second.token, second)
+                && first.returned >= self.compared_since(second)
+            {
+                duplicates.push(self.disorder(first, second));
             }
         }
-        if let Some(first) = greatest
-            && first.token > second.token
-        {
-            regressions.push(disorder(key, first, second));
-        }
+        duplicates
     }
-    regressions
+
+    fn regressions(&self) -> Vec<Disorder> {
+        let greatest_so_far = greatest_so_far(self.by_return);
+        let mut regressions = Vec::new();
+        for second in self.by_return {
+            let before = |stamp: Stamp| {
+                self.by_return.partition_point(|acquisition| acquisition.returned < stamp)
+            };
+            let (from, to) = (before(self.compared_since(second)), before(second.requested));
+            let greatest = match from {
+                _ if from >= to => continue,
+                0 => greatest_so_far[to - 1],
+                _ => greatest_so_far_of(&self.by_return[from..to]),
+            };
+            if let Some(first) = greatest
+                && first.token > second.token
+            {
+                regressions.push(self.disorder(first, second));
+            }
+        }
+        regressions
+    }
+
+    fn disorder(&self, first: &Acquisition, second: &Acquisition) -> Disorder {
+        Disorder { key: self.key.to_owned(), first: first.clone(), second: second.clone() }
+    }
 }
 
-fn disorder(key: &str, first: &Acquisition, second: &Acquisition) -> Disorder {
-    Disorder { key: key.to_owned(), first: first.clone(), second: second.clone() }
+fn greatest_so_far_of(acquisitions: &[Acquisition]) -> Option<&Acquisition> {
+    acquisitions.iter().max_by_key(|acquisition| acquisition.token)
+}
+
+/// For each acquisition, the one with the greatest token up to it.
+fn greatest_so_far(by_return: &[Acquisition]) -> Vec<Option<&Acquisition>> {
+    let greatest = by_return.iter().scan(None, |greatest: &mut Option<&Acquisition>, next| {
+        if greatest.is_none_or(|greatest| next.token > greatest.token) {
+            *greatest = Some(next);
+        }
+        Some(*greatest)
+    });
+    greatest.collect()
 }
 
 #[cfg(test)]
@@ -122,6 +178,15 @@ mod tests {
 
     /// Asked for, had, token.
     fn verdict(acquisitions: &[(u64, u64, u64)]) -> (usize, usize, usize) {
+        by_clock(acquisitions, None, true)
+    }
+
+    /// The same, where one of them owes its token to a clock.
+    fn by_clock(
+        acquisitions: &[(u64, u64, u64)],
+        by_clock: Option<u64>,
+        clocks_agree: bool,
+    ) -> (usize, usize, usize) {
         let history = History::new();
         for (requested, returned, token) in acquisitions {
             history.record(Event::Acquired {
@@ -129,10 +194,14 @@ mod tests {
                 client: "c".to_owned(),
                 at: at(*returned),
                 until: at(returned + 100),
-                fence: Some(Fence { requested: at(*requested), token: *token }),
+                fence: Some(Fence {
+                    requested: at(*requested),
+                    token: *token,
+                    by_clock: by_clock == Some(*token),
+                }),
             });
         }
-        let verdict = check_tokens(&history);
+        let verdict = check_tokens(&history, clocks_agree);
         (verdict.checked, verdict.duplicates.len(), verdict.regressions.len())
     }
 
@@ -161,6 +230,28 @@ mod tests {
     }
 
     #[test]
+    fn a_token_by_clock_begins_anew_unless_the_clocks_agree() {
+        let history = [(0, 10, 9), (20, 30, 5), (40, 50, 6), (60, 70, 7)];
+        assert_eq!(by_clock(&history, Some(5), true), (4, 0, 3));
+        assert_eq!(by_clock(&history, Some(5), false), (4, 0, 0));
+        assert_eq!(
+            by_clock(&history, Some(6), false),
+            (4, 0, 1),
+            "what was before it still counts"
+        );
+        let after = [(0, 10, 1), (20, 30, 5), (40, 50, 6), (60, 70, 5)];
+        assert_eq!(by_clock(&after, Some(5), false), (4, 0, 0), "both are beginnings");
+        let smaller = [(0, 10, 9), (20, 30, 5), (40, 50, 4)];
+        assert_eq!(by_clock(&smaller, Some(5), false), (3, 0, 1), "smaller than the new beginning");
+    }
+
+    #[test]
+    fn what_was_under_way_when_the_tokens_began_anew_is_not_compared() {
+        let under_way = [(0, 10, 9), (20, 45, 5), (30, 60, 3), (70, 80, 6)];
+        assert_eq!(by_clock(&under_way, Some(5), false), (4, 0, 0));
+    }
+
+    #[test]
     fn tokens_of_different_keys_have_nothing_to_do_with_each_other() {
         let history = History::new();
         for (key, requested) in [("a", 0), ("b", 20)] {
@@ -169,17 +260,17 @@ mod tests {
                 client: "c".to_owned(),
                 at: at(requested + 10),
                 until: at(100),
-                fence: Some(Fence { requested: at(requested), token: 1 }),
+                fence: Some(Fence { requested: at(requested), token: 1, by_clock: false }),
             });
         }
         let checked = TokenVerdict { checked: 2, ..TokenVerdict::default() };
-        assert_eq!(check_tokens(&history), checked);
+        assert_eq!(check_tokens(&history, true), checked);
     }
 
     #[test]
     fn a_history_without_tokens_has_none_to_check() {
         let history = History::new();
         history.acquired("k", "c", at(10));
-        assert_eq!(check_tokens(&history), TokenVerdict::default());
+        assert_eq!(check_tokens(&history, true), TokenVerdict::default());
     }
 }

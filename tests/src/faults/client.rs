@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use redlock_core::{ErrorKind, Guard, LockError, LostReason, Redlock, Released, Renew};
+use redlock_core::{ErrorKind, FenceBasis, Guard, LockError, LostReason, Redlock, Released, Renew};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -38,6 +38,8 @@ pub(super) struct Job {
     pub(super) ttl: Duration,
     pub(super) hold: Duration,
     pub(super) keys: usize,
+    /// How many seconds its wall clock is ahead of the true one.
+    pub(super) clock_ahead: f64,
     /// Whether some locks are left to expire.
     pub(super) abandon: bool,
     pub(super) seed: u64,
@@ -176,7 +178,11 @@ impl Holder {
     fn believe(&self, key: &str, guard: &Guard, requested: Stamp) -> Belief {
         let at = Stamp::now();
         let until = Stamp::of(guard.valid_until());
-        let fence = guard.fencing_token().map(|token| Fence { requested, token: token.get() });
+        let fence = guard.fencing_token().map(|token| Fence {
+            requested,
+            token: token.get(),
+            by_clock: guard.fence_basis() == Some(FenceBasis::Clock),
+        });
         let belief = Belief { key: key.to_owned(), until, seen_valid: at };
         let (key, client) = (key.to_owned(), self.name.clone());
         self.history.record(Event::Acquired { key, client, at, until, fence });

@@ -49,6 +49,12 @@ pub struct Options {
     #[arg(long)]
     #[serde(skip)]
     pub spacing: Option<HumanDuration>,
+    /// How far the wall clocks of the clients are wrong at most, in either direction. Where a
+    /// majority of the servers forgot the tokens, later ones are then greater by chance only, and
+    /// not judged.
+    #[arg(long, default_value = "10s")]
+    #[serde(serialize_with = "as_text")]
+    pub skew: HumanDuration,
     /// Makes the same plan of faults again. What becomes of it depends on the machine.
     #[arg(long, default_value_t = fastrand::u64(..1 << 53))]
     pub seed: u64,

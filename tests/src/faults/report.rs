@@ -86,6 +86,7 @@ impl Report {
             "violations": self.exclusion.overlaps.len(),
             "first_violations": overlaps.map(|overlap| format!("{overlap:?}")).collect::<Vec<_>>(),
             "tokens": self.tokens.checked,
+            "tokens_by_clock": self.tokens.by_clock,
             "token_regressions": self.tokens.regressions.len(),
             "token_duplicates": self.tokens.duplicates.len(),
             "first_token_regressions": shown(&self.tokens.regressions),
@@ -111,7 +112,8 @@ impl fmt::Display for Report {
         let (exclusion, tokens) = (&self.exclusion, &self.tokens);
         writeln!(f, "{} holds, {} overlaps", exclusion.holds, exclusion.overlaps.len())?;
         let (back, twice) = (tokens.regressions.len(), tokens.duplicates.len());
-        writeln!(f, "{} tokens, {back} went back, {twice} were given twice", tokens.checked)?;
+        let (all, by_clock) = (tokens.checked, tokens.by_clock);
+        writeln!(f, "{all} tokens, {by_clock} by clock, {back} went back, {twice} given twice")?;
         writeln!(f, "{} orphans", self.orphans.len())?;
         write!(f, "{:?}", self.tally)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redlock_core::{Config, Provisioned, Redlock, Safety};
+use redlock_core::{Clock, Config, Moment, Provisioned, Redlock, Safety, SystemClock};
 
 use super::client::Job;
 use super::{Options, Switch};
@@ -12,7 +12,7 @@ use crate::eventually;
 /// time to live.
 pub(super) async fn provision(options: &Options, urls: &[String]) {
     if options.guard == Switch::On {
-        let redlock = redlock(urls, options.guard, *options.ttl, "provision");
+        let redlock = redlock(urls, options.guard, *options.ttl, "provision", 0.0);
         eventually(Duration::from_secs(20), "the servers to be provisioned", async || {
             redlock.provision().await.map(|outcome| assert_eq!(outcome, Provisioned::New))
         })
@@ -21,10 +21,10 @@ pub(super) async fn provision(options: &Options, urls: &[String]) {
 }
 
 pub(super) fn client(job: &Job) -> Redlock {
-    redlock(&job.urls, job.guard, job.ttl, &job.name)
+    redlock(&job.urls, job.guard, job.ttl, &job.name, job.clock_ahead)
 }
 
-fn redlock(urls: &[String], guard: Switch, ttl: Duration, label: &str) -> Redlock {
+fn redlock(urls: &[String], guard: Switch, ttl: Duration, label: &str, ahead: f64) -> Redlock {
     let safety = match guard {
         Switch::On => Safety::Guarded,
         Switch::Off => Safety::Plain,
@@ -33,6 +33,7 @@ fn redlock(urls: &[String], guard: Switch, ttl: Duration, label: &str) -> Redloc
     // to each of which every client goes a way of its own.
     let config = Config::servers(urls.iter().map(String::as_str))
         .safety(safety)
+        .clock(WrongClock { right: SystemClock::new(), ahead })
         .fleet("faults")
         .ttl(ttl)
         .node_deadline((ttl / 8).min(Duration::from_millis(100)))
@@ -40,6 +41,27 @@ fn redlock(urls: &[String], guard: Switch, ttl: Duration, label: &str) -> Redloc
         .reconnection_interval(Duration::from_millis(10), Duration::from_millis(100))
         .label(label);
     Redlock::new(config.build().expect("a configuration"))
+}
+
+/// A wall clock that somebody has set wrong: the order of fencing tokens must not depend on it.
+#[derive(Debug)]
+struct WrongClock {
+    right: SystemClock,
+    /// In seconds.
+    ahead: f64,
+}
+
+impl Clock for WrongClock {
+    fn now(&self) -> Moment {
+        self.right.now()
+    }
+
+    fn unix_micros(&self) -> u64 {
+        let ahead = Duration::from_secs_f64(self.ahead.abs());
+        let ahead = u64::try_from(ahead.as_micros()).expect("a sensible time");
+        let right = self.right.unix_micros();
+        if self.ahead < 0.0 { right - ahead } else { right + ahead }
+    }
 }
 
 /// Waits until a majority of the servers answers.
