@@ -1,5 +1,6 @@
 //! What the tests of redlock stand on: real Redis servers that can be killed, paused and cut off,
-//! servers that only pretend to be Redis, and a checker that knows when two held the same lock.
+//! servers that only pretend to be Redis, a checker that knows when two held the same lock, and
+//! models of the algorithm in which everything that may happen is tried.
 //!
 //! What judges the crates under test knows nothing of them. A piece that cannot do its work panics
 //! and says why: in a test there is nobody to hand an error to.
@@ -20,6 +21,7 @@ mod checker;
 mod fake;
 pub mod faults;
 mod fleet;
+pub mod model;
 mod process;
 mod proxy;
 mod server;
