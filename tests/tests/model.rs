@@ -59,9 +59,8 @@ fn no_two_clients_hold_a_lock_that_is_extended() {
 /// Only a larger model than these finds out what happens otherwise: M19.
 #[test]
 fn whoever_counts_an_unknown_counter_asks_for_all() {
-    let known = Counter { value: 2, known: true };
-    let unknown = Counter { value: 1, known: false };
-    assert_eq!(after_grants(3, &[known, known, unknown]), Step::Read);
+    let grants = [Counter::known(2), Counter::known(2), Counter::unknown(1, 0)];
+    assert_eq!(after_grants(3, &grants), Step::Read);
 }
 
 #[test]

@@ -188,8 +188,13 @@ pub fn all() -> Vec<Case> {
 
 fn fences() -> Vec<Case> {
     use Effort::{Long, Normal, Quick};
-    let sound =
-        Fence { clients: Clients(&[1, 1]), crashes: 0, proposals: [0; ATTEMPTS], mutant: None };
+    let sound = Fence {
+        clients: Clients(&[1, 1]),
+        crashes: 0,
+        mends: false,
+        proposals: [0; ATTEMPTS],
+        mutant: None,
+    };
     let fence = |effort, clients, crashes| {
         case(Subject::Fence, effort, Fence { clients: Clients(clients), crashes, ..sound.clone() })
     };
@@ -201,6 +206,11 @@ fn fences() -> Vec<Case> {
         let (clients, mutant) = (Clients(clients), Some(mutant));
         case(Subject::Fence, Quick, Fence { clients, crashes, mutant, ..sound.clone() })
     };
+    let mended = |effort, clients, crashes, mutant| {
+        let clients = Clients(clients);
+        let fence = Fence { clients, crashes, mends: true, mutant, ..sound.clone() };
+        case(Subject::Fence, effort, fence)
+    };
     vec![
         fence(Quick, &[2, 1], 0),
         fence(Quick, &[2, 2], 0),
@@ -210,6 +220,7 @@ fn fences() -> Vec<Case> {
         fence(Quick, &[1, 1], 2),
         wrong_clocks(Quick, &[1, 1], 2, [3, 0, 0, 0]),
         fence(Quick, &[2, 1], 1),
+        mended(Quick, &[1, 1], 1, None),
         broken(Mutant::NoConfirm, &[1, 1], 0),
         broken(Mutant::ConfirmWithoutOwner, &[2, 1], 0),
         broken(Mutant::UnknownIsZero, &[1, 1], 1),
@@ -218,12 +229,15 @@ fn fences() -> Vec<Case> {
         broken(Mutant::ConfirmOfAll, &[2, 1], 1),
         broken(Mutant::UntoldIsLost, &[1, 1], 1),
         broken(Mutant::UnreadConfirm, &[2, 1], 1),
+        mended(Quick, &[1, 1], 1, Some(Mutant::EarlyLesson)),
+        mended(Normal, &[1, 1], 2, None),
         fence(Normal, &[3, 1], 0),
         fence(Normal, &[2, 1, 1], 0),
         fence(Normal, &[1, 1, 1, 1], 0),
         wrong_clocks(Normal, &[2, 1], 1, [3, 3, 0, 0]),
         fence(Normal, &[2, 1], 2),
         fence(Normal, &[1, 1, 1], 1),
+        mended(Long, &[2, 1], 1, None),
         fence(Long, &[3, 1], 1),
         fence(Long, &[2, 2], 1),
         fence(Long, &[1, 1, 1], 2),

@@ -14,7 +14,7 @@ use std::fmt;
 pub use state::State;
 use state::{Attempt, Confirm, Phase, Tally};
 
-use super::clients::{ATTEMPTS, Clients, QUORUM, SERVERS, Set, contains, set_of};
+use super::clients::{ATTEMPTS, Clients, QUORUM, SERVERS, Set, contains};
 use super::fence_rules::{Counter, FenceBasis, Step as Rule, after_grants, after_reads};
 use super::mutant::Mutant;
 use super::search::Protocol;
@@ -26,6 +26,9 @@ pub struct Fence {
     pub clients: Clients,
     /// How often a server loses its data.
     pub crashes: u8,
+    /// Whether somebody asks all servers for their counters once, and teaches those that do not know
+    /// theirs what the others remember.
+    pub mends: bool,
     /// What each attempt wants the counters to be raised to: as wrong as wall clocks may be. The
     /// same for all attempts of a client.
     pub proposals: [u8; ATTEMPTS],
@@ -61,6 +64,16 @@ pub enum Step {
         /// Where.
         server: usize,
     },
+    /// A server tells its counter to whoever teaches.
+    Tell {
+        /// Which.
+        server: usize,
+    },
+    /// A server that does not know its counter learns what the others have told.
+    Learn {
+        /// Which.
+        server: usize,
+    },
     /// A server loses its data.
     Crash {
         /// Which.
@@ -86,6 +99,9 @@ impl Protocol for Fence {
                 }
             }
         }
+        if self.mends {
+            self.mending_steps(state, steps);
+        }
         if state.crashes < self.crashes {
             steps.extend((0..SERVERS).map(|server| Step::Crash { server }));
         }
@@ -102,15 +118,20 @@ impl Protocol for Fence {
                 let told = state.servers[server].counter;
                 state.servers[server].links[attempt].read = Some(told);
                 if let Some(counted) = counted {
-                    let grants = state.told(attempt, Set::MAX, |link| link.grant);
-                    let reads = state.told(attempt, counted, |link| link.read);
-                    let proposal = self.proposals[attempt].into();
-                    let rule =
-                        after_reads(SERVERS, &self.seen(grants), &self.seen(reads), proposal);
+                    let rule = self.rule_of_reads(&state, attempt, counted);
                     self.follow(&mut state, attempt, rule);
                 }
             }
             Step::Confirm { attempt, server } => state.take_token(attempt, server),
+            Step::Tell { server } => {
+                state.end_quarantine(server);
+                state.servers[server].told = Some(state.servers[server].counter);
+            }
+            Step::Learn { server } => {
+                let value = state.lesson().map_or(0, |value| value as u8);
+                let here = &mut state.servers[server];
+                here.counter = Tally { value: here.counter.value.max(value), known: true };
+            }
             Step::Crash { server } => self.crash(&mut state, server),
         }
         state
@@ -149,6 +170,9 @@ impl fmt::Display for Fence {
         if self.proposals.iter().any(|proposal| *proposal > 0) {
             let proposals = &self.proposals[..self.clients.attempts()];
             write!(f, ", proposals {proposals:?}")?;
+        }
+        if self.mends {
+            f.write_str(", mended")?;
         }
         Ok(())
     }
@@ -193,27 +217,48 @@ impl Fence {
         {
             return;
         }
-        let answer = |index: usize| match index == server {
-            true => Some(here.counter),
-            false => state.servers[index].links[attempt].read,
-        };
-        let answered = set_of(SERVERS, |index| answer(index).is_some());
+        let mut told = state.clone();
+        told.servers[server].links[attempt].read = Some(here.counter);
+        let answered = told.servers_where(attempt, |link| link.read.is_some());
         if answered.count_ones() < SERVERS as u32 {
             steps.push(Step::Read { attempt, server, counted: None });
         }
-        let counted = subsets(answered, server).filter(|set| {
-            let told = |known| {
-                set_of(SERVERS, |index| {
-                    contains(*set, index) && answer(index).is_some_and(|told| told.known == known)
-                })
-            };
-            // A counter that was not told may be known.
-            match self.mutant {
-                Some(Mutant::UntoldIsLost) => set.count_ones() >= QUORUM,
-                _ => told(true).count_ones() >= QUORUM || told(false).count_ones() >= QUORUM,
-            }
-        });
+        // Who is stuck does not go on.
+        let counted = subsets(answered, server)
+            .filter(|counted| self.rule_of_reads(&told, attempt, *counted) != Rule::Stuck);
         steps.extend(counted.map(|set| Step::Read { attempt, server, counted: Some(set) }));
+    }
+
+    fn rule_of_reads(&self, state: &State, attempt: usize, counted: Set) -> Rule {
+        let grants = self.seen(state.told(attempt, Set::MAX, |link| link.grant));
+        let reads = self.seen(state.told(attempt, counted, |link| link.read));
+        let proposal = u64::from(self.proposals[attempt]);
+        let rule = after_reads(SERVERS, &grants, &reads, proposal);
+        let is_lost = self.mutant == Some(Mutant::UntoldIsLost) && reads.len() >= QUORUM as usize;
+        match rule {
+            Rule::Stuck if is_lost => {
+                let granted = grants.iter().map(|grant| grant.value).max();
+                let token = proposal.max(granted.unwrap_or_default());
+                Rule::Confirm { token, basis: FenceBasis::Clock }
+            }
+            rule => rule,
+        }
+    }
+
+    fn mending_steps(&self, state: &State, steps: &mut Vec<Step>) {
+        let is_lost = |told: Option<Tally>| told.is_some_and(|told| !told.known);
+        // Who remembers is asked when it is certain that the others vote again.
+        let in_order = state.servers.iter().any(|server| is_lost(server.told));
+        let may_tell = in_order || self.mutant == Some(Mutant::EarlyLesson);
+        for (server, here) in state.servers.iter().enumerate() {
+            if here.told.is_none() && (may_tell || !here.counter.known) {
+                steps.push(Step::Tell { server });
+            }
+            let may_learn = is_lost(here.told) && !here.told_in_vain && !here.counter.known;
+            if may_learn && state.lesson().is_some() {
+                steps.push(Step::Learn { server });
+            }
+        }
     }
 
     fn may_confirm(&self, state: &State, attempt: usize, server: usize) -> bool {
@@ -285,6 +330,7 @@ impl Fence {
                 attempt.by_clock = basis == FenceBasis::Clock;
             }
             Rule::Read => state.attempts[attempt].phase = Phase::Reading,
+            Rule::Stuck => state.attempts[attempt].give_up(),
         }
     }
 
@@ -294,6 +340,7 @@ impl Fence {
         let here = &mut state.servers[server];
         here.counter = Tally::default();
         here.holder = None;
+        here.told_in_vain = here.told.is_some();
         here.quarantine = if self.mutant == Some(Mutant::NoQuarantine) { 0 } else { under_way };
         let lost = state.servers.iter().filter(|server| !server.counter.known).count();
         if lost as u32 >= QUORUM {

@@ -7,6 +7,22 @@ pub struct Counter {
     pub value: u64,
     /// Whether the node kept its counter for as long as there have been locks.
     pub known: bool,
+    /// When the node's last quarantine ended, if it does not know its counter.
+    pub since: u64,
+}
+
+impl Counter {
+    /// A counter that was never lost.
+    #[must_use]
+    pub const fn known(value: u64) -> Self {
+        Self { value, known: true, since: 0 }
+    }
+
+    /// One that was lost.
+    #[must_use]
+    pub const fn unknown(value: u64, since: u64) -> Self {
+        Self { value, known: false, since }
+    }
 }
 
 /// What makes a token larger than all earlier ones.
@@ -33,6 +49,9 @@ pub enum Step {
     },
     /// Ask all nodes for their counters, then see [`after_reads`].
     Read,
+    /// There is no token now: it could be smaller than one that a node remembers which does not
+    /// answer.
+    Stuck,
 }
 
 /// What follows from the counters of the nodes that granted the lock, out of `nodes`.
@@ -55,14 +74,25 @@ pub fn after_grants(nodes: usize, grants: &[Counter]) -> Step {
 /// what the nodes were asked to raise their counters to.
 #[must_use]
 pub fn after_reads(nodes: usize, grants: &[Counter], reads: &[Counter], proposal: u64) -> Step {
-    let known: Vec<Counter> = reads.iter().copied().filter(|read| read.known).collect();
+    let (known, unknown): (Vec<Counter>, Vec<Counter>) =
+        reads.iter().partition(|counter| counter.known);
     let granted = largest(grants);
     if known.len() >= majority(nodes) {
         let token = granted.max(largest(&known).saturating_add(1));
         Step::Confirm { token, basis: FenceBasis::Majority }
-    } else {
+    } else if unknown.len() >= majority(nodes) {
         Step::Confirm { token: granted.max(proposal), basis: FenceBasis::Clock }
+    } else {
+        Step::Stuck
     }
+}
+
+/// What a node that lost its counter can be taught, from what all were asked after its quarantine:
+/// with it, the node is as good as one that never lost it.
+#[must_use]
+pub fn to_learn(nodes: usize, reads: &[Counter]) -> Option<u64> {
+    let known: Vec<Counter> = reads.iter().copied().filter(|counter| counter.known).collect();
+    (known.len() >= majority(nodes)).then(|| largest(&known))
 }
 
 /// The smallest number of nodes of which any two choices out of `nodes` share one.

@@ -47,6 +47,9 @@ pub enum Mutant {
     /// An extension counts from when it was confirmed, not from before it was asked for.
     #[value(name = "M20")]
     ExtensionFromItsEnd,
+    /// A server is taught what others had told before its quarantine ended.
+    #[value(name = "M21")]
+    EarlyLesson,
 }
 
 impl Mutant {
@@ -72,6 +75,7 @@ impl Mutant {
             Self::UntoldIsLost => ("M18", "untold counters taken as lost"),
             Self::UnreadConfirm => ("M19", "unknown counters confirm unread"),
             Self::ExtensionFromItsEnd => ("M20", "extension from when confirmed"),
+            Self::EarlyLesson => ("M21", "taught what was told too early"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the fence model knows: three servers, and up to four attempts to lock one key.
 
 use super::super::clients::{ATTEMPTS, QUORUM, SERVERS, Set, contains, members, set_of};
-use super::super::fence_rules::Counter;
+use super::super::fence_rules::{Counter, to_learn};
 
 /// Everything that matters for what can happen next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +21,10 @@ pub(super) struct Server {
     pub(super) holder: Option<u8>,
     /// Does not vote before these attempts have ended: they began before it lost its data.
     pub(super) quarantine: Set,
+    /// What it has told to whoever teaches those that lost their counters.
+    pub(super) told: Option<Tally>,
+    /// It has lost its data again since: what it told is not what it would be taught for.
+    pub(super) told_in_vain: bool,
     pub(super) links: [Link; ATTEMPTS],
 }
 
@@ -33,7 +37,10 @@ pub(super) struct Tally {
 
 impl From<Tally> for Counter {
     fn from(tally: Tally) -> Self {
-        Self { value: tally.value.into(), known: tally.known }
+        match tally.known {
+            true => Self::known(tally.value.into()),
+            false => Self::unknown(tally.value.into(), 0),
+        }
     }
 }
 
@@ -115,6 +122,8 @@ impl State {
             counter: Tally { value: 0, known: true },
             holder: None,
             quarantine: 0,
+            told: None,
+            told_in_vain: false,
             links: [Link::default(); ATTEMPTS],
         };
         Self {
@@ -144,6 +153,12 @@ impl State {
     ) -> Vec<Counter> {
         let servers = members(of).filter_map(|server| self.servers.get(server));
         servers.filter_map(|server| what(&server.links[attempt])).map(Counter::from).collect()
+    }
+
+    /// What a server that lost its counter can be taught.
+    pub(super) fn lesson(&self) -> Option<u64> {
+        let told = self.servers.iter().filter_map(|server| server.told);
+        to_learn(SERVERS, &told.map(Counter::from).collect::<Vec<_>>())
     }
 
     /// The server votes again: who began before it lost its data has returned by now or has failed.

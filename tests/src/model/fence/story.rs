@@ -16,11 +16,7 @@ pub(super) fn tell(fence: &Fence, before: &State, step: &Step) -> String {
             told + &outcome
         }
         Step::Read { attempt, server, counted } => {
-            let counter = before.servers[server].counter;
-            let value = match counter.known {
-                true => counter.value.to_string(),
-                false => format!("unknown (at least {})", counter.value),
-            };
+            let value = counter_of(before, server);
             let outcome = counted.map_or_else(String::new, |counted| {
                 format!("; it counts {} and {}", servers(counted), outcome(&after, attempt))
             });
@@ -41,6 +37,17 @@ pub(super) fn tell(fence: &Fence, before: &State, step: &Step) -> String {
                 server + 1,
                 fence.clients.name(attempt)
             )
+        }
+        Step::Tell { server } => {
+            format!(
+                "server {} tells its counter to who teaches: {}",
+                server + 1,
+                counter_of(before, server)
+            )
+        }
+        Step::Learn { server } => {
+            let value = after.servers[server].counter.value;
+            format!("server {} is taught: its counter is {value}", server + 1)
         }
         Step::Crash { server } => format!("server {} loses its data", server + 1),
     }
@@ -74,6 +81,14 @@ fn told_of(
         server + 1,
         fence.clients.name(attempt)
     )
+}
+
+fn counter_of(state: &State, server: usize) -> String {
+    let counter = state.servers[server].counter;
+    match counter.known {
+        true => counter.value.to_string(),
+        false => format!("unknown (at least {})", counter.value),
+    }
 }
 
 /// What the client does after it has decided.
