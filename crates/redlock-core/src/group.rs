@@ -79,7 +79,7 @@ impl Group {
         token: &Token,
         acquired: &Round,
     ) -> Arc<Round> {
-        if acquired.inspect(|ballot| ballot.counters().iter().any(|counter| !counter.known)) {
+        if acquired.inspect(|ballot| ballot.counters().iter().any(|(_, counter)| !counter.known)) {
             self.mending.begin(self, key, token);
         }
         self.undo(Op::Release, key, token, acquired)
@@ -91,14 +91,40 @@ impl Group {
     }
 
     fn undo(&self, op: Op, key: &Key, token: &Token, acquired: &Round) -> Arc<Round> {
-        let round = Arc::new(Round::new(self.nodes.len()));
         let touched: Vec<bool> = acquired
             .inspect(|ballot| ballot.answers().iter().map(NodeAnswer::may_have_executed).collect());
-        for (seat, touched) in touched.into_iter().enumerate() {
-            if touched {
+        self.post_where(|node| touched[node], op, key, token, &NodeAnswer::NotHeld)
+    }
+
+    /// Has those of `granted` take a fencing token. The others may hold the lock for us by now, and
+    /// their counters may be past it (M16, M17 of the models).
+    pub(crate) fn confirm(
+        &self,
+        fence: u64,
+        granted: &[usize],
+        key: &Key,
+        token: &Token,
+    ) -> Arc<Round> {
+        let not_counted = NodeAnswer::Refused("its grant came too late to be counted".into());
+        let counted = |node: usize| granted.contains(&node);
+        self.post_where(counted, Op::Confirm { fence }, key, token, &not_counted)
+    }
+
+    /// Posts a command to some of the nodes; for the others the answer is known.
+    fn post_where(
+        &self,
+        is_asked: impl Fn(usize) -> bool,
+        op: Op,
+        key: &Key,
+        token: &Token,
+        otherwise: &NodeAnswer,
+    ) -> Arc<Round> {
+        let round = Arc::new(Round::new(self.nodes.len()));
+        for seat in 0..self.nodes.len() {
+            if is_asked(seat) {
                 self.post_to(seat, op, key, token, &round);
             } else {
-                round.answer(seat, NodeAnswer::NotHeld);
+                round.answer(seat, otherwise.clone());
             }
         }
         round

@@ -64,23 +64,17 @@ impl Mending {
     }
 }
 
+/// Who remembers is asked once more after a node has said that it does not: what was told before
+/// may be older than a lock that relied on what the node has forgotten (M21 of the models).
 async fn mend(group: &Group, buckets: Range<u64>, key: &Key, token: &Token) {
-    let nodes = group.nodes().len();
-    let ask = |bucket| {
-        let alone = |node| group.post_alone(node, Op::Count { bucket }, key, token);
-        (bucket, (0..nodes).map(alone).collect::<Vec<_>>())
-    };
-    let asked: Vec<(u64, Vec<Arc<Round>>)> = buckets.map(ask).collect();
     let mut taught = Vec::new();
-    for (bucket, rounds) in asked {
-        let mut counters = Vec::with_capacity(nodes);
-        for round in rounds {
-            round.verdict().await;
-            counters.push(round.counters().first().copied());
-        }
-        let reads: Vec<Counter> = counters.iter().flatten().copied().collect();
-        let Some(value) = to_learn(nodes, &reads) else { continue };
-        for (node, counter) in counters.into_iter().enumerate() {
+    let told = count(group, buckets, key, token).await;
+    let lost: Vec<_> = told.into_iter().filter(|(_, counters)| any_unknown(counters)).collect();
+    let again = count(group, lost.iter().map(|(bucket, _)| *bucket), key, token).await;
+    for ((bucket, before), (_, now)) in lost.into_iter().zip(again) {
+        let reads: Vec<Counter> = now.into_iter().flatten().collect();
+        let Some(value) = to_learn(group.nodes().len(), &reads) else { continue };
+        for (node, counter) in before.into_iter().enumerate() {
             if let Some(Counter { known: false, since, .. }) = counter {
                 let learn = Op::Learn { bucket, value, since };
                 taught.push(group.post_alone(node, learn, key, token));
@@ -90,4 +84,32 @@ async fn mend(group: &Group, buckets: Range<u64>, key: &Key, token: &Token) {
     for round in taught {
         round.verdict().await;
     }
+}
+
+/// The counters of all nodes, bucket by bucket; `None` where a node did not tell.
+async fn count(
+    group: &Group,
+    buckets: impl IntoIterator<Item = u64>,
+    key: &Key,
+    token: &Token,
+) -> Vec<(u64, Vec<Option<Counter>>)> {
+    let ask = |bucket| {
+        let alone = |node| group.post_alone(node, Op::Count { bucket }, key, token);
+        (bucket, (0..group.nodes().len()).map(alone).collect::<Vec<_>>())
+    };
+    let asked: Vec<(u64, Vec<Arc<Round>>)> = buckets.into_iter().map(ask).collect();
+    let mut told = Vec::with_capacity(asked.len());
+    for (bucket, rounds) in asked {
+        let mut counters = Vec::with_capacity(rounds.len());
+        for round in rounds {
+            round.verdict().await;
+            counters.push(round.counters().first().map(|(_, counter)| *counter));
+        }
+        told.push((bucket, counters));
+    }
+    told
+}
+
+fn any_unknown(counters: &[Option<Counter>]) -> bool {
+    counters.iter().flatten().any(|counter| !counter.known)
 }

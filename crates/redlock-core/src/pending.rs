@@ -13,8 +13,8 @@ use crate::group::Group;
 use crate::key::Key;
 use crate::node::Op;
 use crate::protocol::attempt::{Attempt, Outcome};
-use crate::protocol::fence::{Step, after_grants, after_reads};
-use crate::protocol::quorum::Verdict;
+use crate::protocol::fence::{Counter, Step, after_grants, after_reads};
+use crate::protocol::quorum::{Verdict, majority};
 use crate::protocol::tenure::{Tenure, Terms};
 use crate::queue::Turn;
 use crate::round::Round;
@@ -88,20 +88,28 @@ impl<'r> Pending<'r> {
     /// already.
     async fn fence(&self) -> Result<Fence, LockError> {
         let nodes = self.group.nodes().len();
-        let grants = self.round.counters();
+        // Whose grants are counted: a majority that knows its counters, if there is one.
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            self.round.counters().into_iter().partition(|(_, counter)| counter.known);
+        let counted = match known.len() >= majority(nodes) {
+            true => known,
+            false => [known, unknown].concat(),
+        };
+        let (granted, grants): (Vec<usize>, Vec<Counter>) = counted.into_iter().unzip();
         let mut asked = Arc::clone(&self.round);
         let mut step = after_grants(nodes, &grants);
         if step == Step::Read {
             let count = Op::Count { bucket: bucket_of(self.full_key) };
             asked = self.group.post(count, self.full_key, &self.token);
             asked.verdict().await;
-            step = after_reads(nodes, &grants, &asked.counters(), self.proposal);
+            let reads: Vec<Counter> =
+                asked.counters().into_iter().map(|(_, counter)| counter).collect();
+            step = after_reads(nodes, &grants, &reads, self.proposal);
         }
         let (token, basis) = match step {
             Step::Done(token) => (token, FenceBasis::Majority),
             Step::Confirm { token, basis } => {
-                let confirm = Op::Confirm { fence: token };
-                let confirmed = self.group.post(confirm, self.full_key, &self.token);
+                let confirmed = self.group.confirm(token, &granted, self.full_key, &self.token);
                 if confirmed.verdict().await != Verdict::Granted {
                     return Err(self.group.unavailable(&confirmed));
                 }

@@ -56,8 +56,8 @@ impl Round {
         .await
     }
 
-    /// The counters that came with the answers so far.
-    pub(crate) fn counters(&self) -> Vec<Counter> {
+    /// The counters that came with the answers so far, and whose they are.
+    pub(crate) fn counters(&self) -> Vec<(usize, Counter)> {
         self.inspect(|ballot| ballot.counters().to_vec())
     }
 

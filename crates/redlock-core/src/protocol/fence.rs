@@ -4,12 +4,13 @@
 //! Every node keeps a counter for the key and raises it with each grant. Counters alone are not
 //! enough: the largest of a majority may stand on one node only, and the next majority need not
 //! contain that node. So a token counts only once a majority has it *while it still holds the lock
-//! for us*. Two such majorities share a node, and on that node one lock came before the other: the
-//! later grant raised the counter above the earlier token.
+//! for us*: a majority of those whose grants were counted, as a grant that was not may have raised
+//! its counter further. Two such majorities share a node, and on that node one lock came before the
+//! other: the later grant raised the counter above the earlier token.
 //!
-//! A node that lost its data does not know its counter, which is not the same as zero. Where too
-//! few of those who granted know theirs, all are asked, after the grants: a majority of counters
-//! that are known contains a node that every earlier token has passed.
+//! A node that lost its data does not know its counter, which is not the same as zero. If the grant
+//! of one is counted, all nodes are asked, after the grants: a majority of counters that are known
+//! contains a node that every earlier token has passed.
 
 #![cfg_attr(not(feature = "test-util"), allow(unreachable_pub))]
 #![allow(clippy::exhaustive_enums, clippy::exhaustive_structs, reason = "public to checkers only")]
@@ -59,7 +60,8 @@ pub enum FenceBasis {
 pub enum Step {
     /// A majority has this token already.
     Done(u64),
-    /// Have a majority take this token, of those that still hold the lock for us.
+    /// Have a majority take this token, of those whose grants were counted and that still hold the
+    /// lock for us.
     Confirm {
         /// The token.
         token: u64,
@@ -73,16 +75,16 @@ pub enum Step {
     Stuck,
 }
 
-/// What follows from the counters of the nodes that granted the lock, out of `nodes`.
+/// What follows from the counters that came with the grants that are counted, of a majority out of
+/// `nodes`.
 #[must_use]
 pub fn after_grants(nodes: usize, grants: &[Counter]) -> Step {
     let quorum = majority(nodes);
-    let known = |counters: &[Counter]| counters.iter().filter(|counter| counter.known).count();
-    if known(grants) < quorum {
+    if grants.len() < quorum || grants.iter().any(|grant| !grant.known) {
         return Step::Read;
     }
     let token = largest(grants);
-    let have_it = grants.iter().filter(|counter| counter.known && counter.value == token);
+    let have_it = grants.iter().filter(|counter| counter.value == token);
     if have_it.count() >= quorum {
         Step::Done(token)
     } else {
@@ -107,9 +109,9 @@ pub fn after_reads(nodes: usize, grants: &[Counter], reads: &[Counter], proposal
     }
 }
 
-/// What a node that lost its counter can be taught, from what all were asked after its quarantine:
-/// with it, the node is as good as one that never lost it. Every token that it once had is one of
-/// a lock that has ended since, and stands on a majority; so do some of those who remember.
+/// What a node that lost its counter can be taught, from what all others were asked after it had
+/// said so: with it, the node is as good as one that never lost it. Every token that it once had is
+/// one of a lock that has ended since, and stands on a majority; so do some of those who remember.
 #[must_use]
 pub fn to_learn(nodes: usize, reads: &[Counter]) -> Option<u64> {
     let known: Vec<Counter> = reads.iter().copied().filter(|counter| counter.known).collect();
@@ -146,14 +148,14 @@ mod tests {
         let confirm = |token| Step::Confirm { token, basis: FenceBasis::Majority };
         assert_eq!(after_grants(3, &[known(11), known(2)]), confirm(11));
         assert_eq!(after_grants(3, &[known(2), known(11), known(2)]), confirm(11));
-        assert_eq!(after_grants(3, &[known(2), known(2), unknown(11)]), confirm(11));
-        assert_eq!(after_grants(3, &[known(2), known(11), unknown(11)]), confirm(11));
     }
 
     #[test]
-    fn too_few_counters_that_are_known_are_no_basis() {
+    fn an_unknown_counter_or_less_than_a_majority_is_no_basis() {
         assert_eq!(after_grants(3, &[known(7), unknown(7)]), Step::Read);
         assert_eq!(after_grants(3, &[unknown(7), unknown(7), unknown(7)]), Step::Read);
+        assert_eq!(after_grants(3, &[known(2), known(2), unknown(2)]), Step::Read);
+        assert_eq!(after_grants(3, &[known(7)]), Step::Read);
     }
 
     #[test]

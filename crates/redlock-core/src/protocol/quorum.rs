@@ -113,7 +113,7 @@ pub(crate) const fn majority(nodes: usize) -> usize {
 #[derive(Debug)]
 pub(crate) struct Ballot {
     answers: Box<[NodeAnswer]>,
-    counters: Vec<Counter>,
+    counters: Vec<(usize, Counter)>,
     granted: usize,
     denied: usize,
     failed: usize,
@@ -149,7 +149,7 @@ impl Ballot {
             NodeAnswer::NoAnswer => return self.verdict,
         }
         *slot = answer;
-        self.counters.extend(counter);
+        self.counters.extend(counter.map(|counter| (node, counter)));
         self.verdict = self.verdict.or_else(|| self.count());
         self.verdict
     }
@@ -190,8 +190,8 @@ impl Ballot {
         &self.answers
     }
 
-    /// The counters that came with the answers so far.
-    pub(crate) fn counters(&self) -> &[Counter] {
+    /// The counters that came with the answers so far, and whose they are.
+    pub(crate) fn counters(&self) -> &[(usize, Counter)] {
         &self.counters
     }
 }
