@@ -1,12 +1,13 @@
 //! A group: what is asked of all its nodes at once.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::error::{LockError, NodeReport};
 use crate::fencing::Highest;
 use crate::key::Key;
-use crate::mending::Mending;
 use crate::node::{Command, Node, Op};
 use crate::protocol::quorum::NodeAnswer;
 use crate::round::{Round, Seat};
@@ -19,7 +20,8 @@ pub(crate) struct Group {
     /// After which time a node that is down is tried again at the latest.
     back_within: Duration,
     highest: Highest,
-    mending: Mending,
+    /// When nodes that lost their counters may be taught next; `None` while that is under way.
+    pub(crate) next_lesson: Mutex<Option<Instant>>,
 }
 
 impl Group {
@@ -28,7 +30,7 @@ impl Group {
             nodes: nodes.into_boxed_slice(),
             back_within,
             highest: Highest::default(),
-            mending: Mending::default(),
+            next_lesson: Mutex::new(Some(Instant::now())),
         }
     }
 
@@ -73,15 +75,7 @@ impl Group {
 
     /// Posts the release of what `acquired` may have set: everywhere but where it certainly was
     /// not executed, also where the answer was "no" or is still missing.
-    pub(crate) fn release(
-        self: &Arc<Self>,
-        key: &Key,
-        token: &Token,
-        acquired: &Round,
-    ) -> Arc<Round> {
-        if acquired.inspect(|ballot| ballot.counters().iter().any(|(_, counter)| !counter.known)) {
-            self.mending.begin(self, key, token);
-        }
+    pub(crate) fn release(&self, key: &Key, token: &Token, acquired: &Round) -> Arc<Round> {
         self.undo(Op::Release, key, token, acquired)
     }
 

@@ -7,14 +7,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::fencing::BUCKETS;
 use crate::group::Group;
 use crate::key::Key;
 use crate::node::Op;
-use crate::protocol::fence::{Counter, to_learn};
+use crate::protocol::fence::to_learn;
+use crate::protocol::quorum::Counter;
 use crate::round::Round;
 use crate::token::Token;
 
@@ -25,42 +25,33 @@ const STRIDE: u64 = 128;
 /// who remember are there, is not asked for all the time.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// When a group may be mended next; `None` while a task is at it.
-#[derive(Debug)]
-pub(crate) struct Mending(Arc<Mutex<Option<Instant>>>);
-
-impl Default for Mending {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(Some(Instant::now()))))
-    }
-}
-
-/// The turn of a task that mends. It ends also if its runtime does.
-struct Turn(Arc<Mutex<Option<Instant>>>);
+/// The turn of the one task that mends a group. It ends also if its runtime does.
+struct Turn(Arc<Group>);
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *self.0.lock() = Some(Instant::now() + PAUSE);
+        *self.0.next_lesson.lock() = Some(Instant::now() + PAUSE);
     }
 }
 
-impl Mending {
-    /// Mends `group` in the background, unless that is under way. It ends by itself: each of its
-    /// commands has a deadline, and all are refused once the group is closed. It needs some key
-    /// and token to ask with.
-    pub(crate) fn begin(&self, group: &Arc<Group>, key: &Key, token: &Token) {
-        if let Ok(runtime) = Handle::try_current()
-            && self.0.lock().take_if(|next| *next <= Instant::now()).is_some()
-        {
-            let turn = Turn(Arc::clone(&self.0));
-            let (group, key, token) = (Arc::clone(group), key.clone(), token.clone());
-            runtime.spawn(async move {
-                let _turn = turn;
-                for first in (0..BUCKETS).step_by(STRIDE as usize) {
-                    mend(&group, first..(first + STRIDE).min(BUCKETS), &key, &token).await;
-                }
-            });
-        }
+/// Mends `group` in the background if a node that `acquired` a lock did not know its counter. It
+/// needs some key and token to ask with.
+///
+/// The task ends by itself: each of its commands has a deadline, and all are refused once the group
+/// is closed.
+pub(crate) fn mend_if_needed(group: &Arc<Group>, acquired: &Round, key: &Key, token: &Token) {
+    let is_lost = acquired.inspect(|ballot| ballot.counters().iter().any(|(_, of)| !of.known));
+    if is_lost
+        && let Ok(runtime) = Handle::try_current()
+        && group.next_lesson.lock().take_if(|next| *next <= Instant::now()).is_some()
+    {
+        let turn = Turn(Arc::clone(group));
+        let (key, token) = (key.clone(), token.clone());
+        runtime.spawn(async move {
+            for first in (0..BUCKETS).step_by(STRIDE as usize) {
+                mend(&turn.0, first..(first + STRIDE).min(BUCKETS), &key, &token).await;
+            }
+        });
     }
 }
 

@@ -6,8 +6,7 @@ use std::task::{Poll, Waker};
 
 use parking_lot::Mutex;
 
-use crate::protocol::fence::Counter;
-use crate::protocol::quorum::{Ballot, NodeAnswer, Verdict, Vote};
+use crate::protocol::quorum::{Ballot, Counter, NodeAnswer, Verdict, Vote};
 
 /// The votes on one command. Nodes cast them, one caller awaits the verdict; who no longer waits
 /// may drop the future, the votes are counted all the same.

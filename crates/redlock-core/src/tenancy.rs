@@ -15,6 +15,7 @@ use crate::error::LockError;
 use crate::fencing::Fence;
 use crate::group::Group;
 use crate::key::Key;
+use crate::mending::mend_if_needed;
 use crate::node::Op;
 use crate::protocol::quorum::Verdict;
 use crate::protocol::tenure::{Extension, LeaseState, LostReason, Tenure};
@@ -88,6 +89,7 @@ impl Tenancy {
         };
         self.changed.notify_waiters();
         self.end_turn();
+        mend_if_needed(&self.group, &self.acquired, &self.full_key, &self.token);
         Some(round)
     }
 

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Command;
 use super::batch::Batch;
-use super::connection::{Causes, Connection, ConnectionId, Dialect, Manager};
+use super::connection::{CONNECT_DEADLINE, Causes, Connection, ConnectionId, Dialect, Manager};
 use super::guarded::{self, Guarding};
 use super::mailbox::{Debt, Mailbox, Reopened};
 use super::wire::{Reply, ScriptBy, classify_each, encode_releases};
@@ -339,7 +339,12 @@ impl Lane {
                 connection = self.pool.get() => match connection {
                     Ok(connection) if connection.broken().is_raised() => {}
                     Ok(connection) => return Ok(connection),
-                    Err(error) => return Err(Failure::Down(error.to_string().into())),
+                    // The pool waited for longer than connecting may take, and knows no cause.
+                    Err(_) => {
+                        let cause = causes.borrow().clone().map(|cause| cause.0);
+                        let unknown = || format!("no connection within {CONNECT_DEADLINE:?}").into();
+                        return Err(Failure::Down(cause.unwrap_or_else(unknown)));
+                    }
                 },
                 _ = causes.changed() => {
                     let cause = causes.borrow_and_update().clone();

@@ -11,8 +11,7 @@ use super::{Command, Node, Op};
 use crate::clock::{Clock, Moment};
 use crate::fencing::bucket_of;
 use crate::key::Key;
-use crate::protocol::fence::Counter;
-use crate::protocol::quorum::{NodeAnswer, Vote};
+use crate::protocol::quorum::{Counter, NodeAnswer, Vote};
 use crate::token::Token;
 
 /// A node whose keys live in this process.

@@ -8,8 +8,7 @@ use bb8_redis::redis::{self, Cmd, Pipeline, ServerError, ServerErrorKind, Value}
 
 use super::{Command, Op};
 use crate::key::Key;
-use crate::protocol::fence::Counter;
-use crate::protocol::quorum::{NodeAnswer, Vote};
+use crate::protocol::quorum::{Counter, NodeAnswer, Vote};
 use crate::token::label_of;
 
 /// A script, by its source and by the hash under which a server that has seen it knows it.

@@ -15,34 +15,8 @@
 #![cfg_attr(not(feature = "test-util"), allow(unreachable_pub))]
 #![allow(clippy::exhaustive_enums, clippy::exhaustive_structs, reason = "public to checkers only")]
 
+pub use super::quorum::Counter;
 use super::quorum::majority;
-
-/// A node's counter for a key, as told with a grant or when asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counter {
-    /// The last token that the node has seen; with a grant, the one that it raised it to.
-    pub value: u64,
-    /// Whether the node kept its counter for as long as there have been locks. One that lost its
-    /// data knows only the locks since.
-    pub known: bool,
-    /// When the node's last quarantine ended, if it does not know its counter: what it is taught
-    /// must not outlive another loss.
-    pub since: u64,
-}
-
-impl Counter {
-    /// A counter that was never lost.
-    #[must_use]
-    pub const fn known(value: u64) -> Self {
-        Self { value, known: true, since: 0 }
-    }
-
-    /// One that was lost.
-    #[must_use]
-    pub const fn unknown(value: u64, since: u64) -> Self {
-        Self { value, known: false, since }
-    }
-}
 
 /// What makes a token larger than all earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,8 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fence::Counter;
-
 /// How one node answered one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -77,6 +75,34 @@ impl fmt::Display for NodeAnswer {
             Self::Failed(why) => write!(f, "failed: {why}"),
             Self::NoAnswer => f.write_str("no answer yet"),
         }
+    }
+}
+
+/// A node's counter for a key, as told with a grant or when asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(unreachable_pub, clippy::exhaustive_structs, reason = "public to checkers only")]
+pub struct Counter {
+    /// The last token that the node has seen; with a grant, the one that it raised it to.
+    pub value: u64,
+    /// Whether the node kept its counter for as long as there have been locks. One that lost its
+    /// data knows only the locks since.
+    pub known: bool,
+    /// When the node's last quarantine ended, if it does not know its counter: what it is taught
+    /// must not outlive another loss.
+    pub since: u64,
+}
+
+impl Counter {
+    /// A counter that was never lost.
+    #[must_use]
+    pub const fn known(value: u64) -> Self {
+        Self { value, known: true, since: 0 }
+    }
+
+    /// One that was lost.
+    #[must_use]
+    pub const fn unknown(value: u64, since: u64) -> Self {
+        Self { value, known: false, since }
     }
 }
 
