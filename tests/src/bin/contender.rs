@@ -4,17 +4,23 @@
 //! they hold and when to `history` in the directory, count in a ledger per key, and print how many
 //! times they counted. `broken` asks one server at random: the lock that the checker must catch.
 //! `fleet` starts three servers, prints their process ids, and waits to be killed. `environment`
-//! takes twenty locks on the servers that the environment names, and leaves them.
+//! takes twenty locks on the servers that the environment names, and leaves them. `stopped` takes a
+//! lock and waits for a line, in the same thread as everything else, before it looks again.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::env::args;
+use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::id;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use redlock_core::{Config, LockError, Redlock, Safety};
 use redlock_tests::{Fleet, History, Ledger, Stamp};
+use tokio::runtime::{self, Runtime};
+use tokio::task::spawn_blocking;
 
 const TASKS: usize = 64;
 const KEYS: usize = 8;
@@ -26,6 +32,10 @@ async fn main() {
     match args.as_slice() {
         ["fleet"] => hold_a_fleet().await,
         ["environment"] => lock_where_the_environment_says().await,
+        ["stopped", urls @ ..] => {
+            let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
+            spawn_blocking(move || alone().block_on(be_stopped(&urls))).await.unwrap();
+        }
         ["sound", directory, seconds, urls @ ..] => {
             contend(vec![redlock(urls)], Path::new(directory), seconds.parse().unwrap()).await;
         }
@@ -58,6 +68,29 @@ async fn lock_where_the_environment_says() {
     }
     redlock.close(Duration::from_secs(30)).await;
     println!("locked");
+}
+
+/// A runtime whose one thread is the caller's.
+fn alone() -> Runtime {
+    runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+async fn be_stopped(urls: &[String]) {
+    let urls = urls.iter().map(String::as_str);
+    let config = Config::servers(urls).ttl(Duration::from_secs(2));
+    let redlock = Redlock::new(config.node_deadline(Duration::from_millis(900)).build().unwrap());
+    redlock.provision().await.unwrap();
+    let guard = redlock.lock("order").await.unwrap();
+    let mut lost = pin!(guard.lost());
+    let mut poll = || lost.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(poll().is_pending());
+    println!("held, lost: not yet");
+    // Blocks the only thread that the lock, its keeper and its timers have.
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    match poll() {
+        Poll::Ready(reason) => println!("lost: {reason:?}, remaining: {:?}", guard.remaining()),
+        Poll::Pending => println!("lost: not yet, remaining: {:?}", guard.remaining()),
+    }
 }
 
 fn redlock(urls: &[&str]) -> Redlock {

@@ -6,6 +6,7 @@ mod checks;
 mod configurations;
 mod incarnation;
 mod least_rights;
+mod states;
 mod tokens;
 
 use std::time::Duration;
