@@ -5,28 +5,15 @@ use redlock_tests::{Fleet, RedisServer, eventually};
 
 use crate::{HANG, LONG, settings};
 
-const RIGHTS: [&str; 20] = [
-    "+eval",
-    "+evalsha",
-    "+script|load",
-    "+info",
-    "+time",
-    "+get",
-    "+set",
-    "+del",
-    "+exists",
-    "+pexpire",
-    "+pttl",
-    "+hmget",
-    "+hset",
-    "+hdel",
-    "+hello",
-    "+auth",
-    "+ping",
-    "+select",
-    "+client|id",
-    "+client|kill",
-];
+/// The line that users are told to copy.
+const DOCUMENTED: &str = include_str!("../../../SAFETY.md");
+
+fn rights() -> Vec<&'static str> {
+    let line = DOCUMENTED.lines().find(|line| line.starts_with("user locker")).unwrap();
+    let rights: Vec<_> = line.split(' ').filter(|word| word.starts_with('+')).collect();
+    assert_eq!(rights.len(), 20, "{line}");
+    rights
+}
 
 /// What can be missing: it costs a round trip or a defence, not the lock.
 const OPTIONAL: [&str; 7] =
@@ -45,7 +32,7 @@ fn redlock(fleet: &Fleet) -> Redlock {
 
 #[tokio::test]
 async fn a_user_with_the_least_rights_can_do_everything() {
-    let fleet = fleet(&RIGHTS).await;
+    let fleet = fleet(&rights()).await;
     let redlock = redlock(&fleet);
     assert_eq!(redlock.provision().await.unwrap(), Provisioned::New);
     let guard = redlock.lock("order").await.unwrap();
@@ -76,8 +63,8 @@ async fn a_user_with_the_least_rights_can_do_everything() {
 
 #[tokio::test]
 async fn a_right_that_is_missing_is_named() {
-    for missing in RIGHTS.into_iter().filter(|right| !OPTIONAL.contains(right)) {
-        let rights: Vec<_> = RIGHTS.into_iter().filter(|right| *right != missing).collect();
+    for missing in rights().into_iter().filter(|right| !OPTIONAL.contains(right)) {
+        let rights: Vec<_> = rights().into_iter().filter(|right| *right != missing).collect();
         let fleet = fleet(&rights).await;
         let redlock = redlock(&fleet);
         let error =
