@@ -70,9 +70,17 @@
 //! # What it promises
 //!
 //! While a lease says that it is valid, nobody else holds the key, provided that fewer than a
-//! majority of the servers lose their data, that clocks run at rates within the configured drift
-//! of each other, and that this process looks at its lease before it acts: one that is paused
-//! finds out too late. No lock service can remove the last condition.
+//! majority of the servers lose their data at once, that clocks run at rates within the configured
+//! drift of each other, and that this process looks at its lease before it acts: one that is paused
+//! finds out too late. No lock service can remove the last condition; that is what a
+//! [`FencingToken`] is for.
+//!
+//! A server that lost its data, or was never used, does not vote until the locks that it may have
+//! forgotten have run out ([`Safety::Guarded`]): [`Redlock::provision`] puts new servers to use,
+//! [`Redlock::connect`] waits for them. [SAFETY.md] says what can go wrong, what happens then, and
+//! which test shows it.
+//!
+//! [SAFETY.md]: https://github.com/redlock-rs/redlock/blob/main/SAFETY.md
 //!
 //! # Events
 //!
@@ -83,6 +91,7 @@
 //! | WARN | `node does not vote` | a server is down, silent or unfit: `node`, `cause` |
 //! | INFO | `node votes again` | it is back: `node` |
 //! | WARN | `lock lost` | a lease ended before its release: `token` without its secret half, `reason` |
+//! | WARN | `server check failed` | a server votes although a check speaks against it: `node`, `check`, `objection` |
 //! | WARN | `a lost connection could not be closed` | the user may not `CLIENT KILL`: what was in flight stays for its TTL |
 //! | WARN | `the Ketama ring spreads keys unevenly` | once, when a ring of many groups is made |
 //! | DEBUG | `lease not renewed` | no majority confirmed; it is tried again |
@@ -92,6 +101,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `serde` | [`Config`] can be deserialized, durations written as `"10s"` |
+//! | `test-util` | what tests of your own need |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
