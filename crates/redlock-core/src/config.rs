@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub(crate) use self::backoff::Backoff;
 pub use self::builder::ConfigBuilder;
-use self::builder::Place;
+use self::check::Place;
 pub(crate) use self::check::check_label;
 pub(crate) use self::drift::Drift;
 pub use self::error::ConfigError;

@@ -1,12 +1,11 @@
 //! Setting up a configuration, and refusing one that can't work.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::check::{
-    check_count, check_interval, check_label, check_max_ttl, check_node_deadline, usable_ttl,
-    whole_millis,
+    Place, check_groups, check_interval, check_label, check_max_ttl, check_node_deadline,
+    usable_ttl, whole_millis,
 };
 use super::drift::Drift;
 use super::safety::Checks;
@@ -22,7 +21,26 @@ const NODE_DEADLINES: std::ops::RangeInclusive<Duration> =
 
 /// A configuration in the making: see [`Config::servers`] and [`Config::cluster`].
 ///
-/// Nothing is checked before [`build`](Self::build).
+/// Nothing is checked before [`build`](Self::build). What is not set:
+///
+/// | setting | default |
+/// |---|---|
+/// | [`ttl`](Self::ttl) | 10 s |
+/// | [`max_ttl`](Self::max_ttl) | the TTL |
+/// | [`drift_factor`](Self::drift_factor) | 0.01, and 2 ms |
+/// | [`max_retry`](Self::max_retry) | 3 rounds after the first |
+/// | [`retry_interval`](Self::retry_interval) | 50 ms to 3 s |
+/// | [`reconnection_interval`](Self::reconnection_interval) | 100 ms to 750 ms |
+/// | [`node_deadline`](Self::node_deadline) | a twentieth of the TTL, 5 ms to 50 ms |
+/// | [`pool_size`](Self::pool_size) | 1 connection per server |
+/// | [`key_prefix`](Self::key_prefix) | none |
+/// | [`label`](Self::label) | host name and process id |
+/// | [`ring`](Self::ring) | [`RingScheme::Xxh3`] |
+/// | [`max_waiters`](Self::max_waiters) | 1024 per key |
+/// | [`safety`](Self::safety) | [`Safety::Guarded`] |
+/// | [`epoch`](Self::epoch), [`fleet`](Self::fleet) | 0, the addresses of the servers |
+/// | [`durable`](Self::durable) | `false` |
+/// | [`check`](Self::check) | refuse, but `Version` warns and `Persistence` is ignored |
 #[derive(Clone, Debug)]
 #[must_use = "a configuration is made by .build()"]
 pub struct ConfigBuilder {
@@ -46,40 +64,6 @@ pub struct ConfigBuilder {
     fleet: Option<String>,
     durable: bool,
     checks: Checks,
-}
-
-/// Where the servers were named, for errors about them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    Servers,
-    Cluster,
-    Environment,
-    Memory,
-}
-
-impl Place {
-    fn all(self) -> &'static str {
-        match self {
-            Self::Servers | Self::Memory => "servers",
-            Self::Cluster => "cluster",
-            Self::Environment => super::SERVERS_VARIABLE,
-        }
-    }
-
-    fn group(self, group: usize) -> String {
-        match self {
-            Self::Servers | Self::Memory => self.all().into(),
-            Self::Cluster | Self::Environment => format!("{}[{group}]", self.all()),
-        }
-    }
-
-    fn server(self, group: usize, server: usize) -> String {
-        match self {
-            Self::Servers | Self::Memory => format!("servers[{server}]"),
-            Self::Cluster => format!("cluster[{group}].servers[{server}]"),
-            Self::Environment => format!("{}[{group}][{server}]", self.all()),
-        }
-    }
 }
 
 impl ConfigBuilder {
@@ -270,7 +254,9 @@ impl ConfigBuilder {
         self.check_settings()?;
         let groups = match self.place {
             Place::Memory => vec![memory_group()],
-            Place::Servers | Place::Cluster | Place::Environment => self.check_groups()?,
+            Place::Servers | Place::Cluster | Place::Environment => {
+                check_groups(self.place, &self.groups)?
+            }
         };
         Ok(self.finish(groups))
     }
@@ -342,47 +328,6 @@ impl ConfigBuilder {
             return Err(ConfigError::new("max_waiters", 0, fix));
         }
         Ok(())
-    }
-
-    fn check_groups(&self) -> Result<Vec<CheckedGroup>, ConfigError> {
-        let place = self.place;
-        if self.groups.is_empty() {
-            let fix = "there is no group of servers: name at least one";
-            return Err(ConfigError::new(place.all(), "(empty)", fix));
-        }
-        let mut names = HashMap::new();
-        let mut places = HashMap::new();
-        let mut groups = Vec::with_capacity(self.groups.len());
-        for (at, group) in self.groups.iter().enumerate() {
-            check_count(&place.group(at), group.servers().len())?;
-            let mut servers = Vec::with_capacity(group.servers().len());
-            for (server_at, server) in group.servers().iter().enumerate() {
-                let field = place.server(at, server_at);
-                servers.push(server.check().map_err(|error| error.of(&field))?);
-                if let Some(first) = places.insert(server.identity(), field.clone()) {
-                    let fix = format!(
-                        "it is the same server as {first}, also if the database differs, and one \
-                         server has one vote: name another server"
-                    );
-                    return Err(ConfigError::new(field, server.address(), fix));
-                }
-            }
-            let field = format!("{}.name", place.group(at));
-            if group.name().is_empty() {
-                let fix = "it decides which keys the group owns: give it a name";
-                return Err(ConfigError::new(field, "(empty)", fix));
-            }
-            if let Some(first) = names.insert(group.name(), at) {
-                let fix = format!(
-                    "{} has the same name, and it decides which keys a group owns: give each \
-                     group its own",
-                    place.group(first)
-                );
-                return Err(ConfigError::new(field, group.name().escape_debug(), fix));
-            }
-            groups.push(CheckedGroup::new(group.name(), servers));
-        }
-        Ok(groups)
     }
 }
 

@@ -1,15 +1,94 @@
 //! What a setting must be, each with the words that say how to mend it.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::drift::{CLOCK_PRECISION, Drift};
-use super::{Backoff, ConfigError};
+use super::{Backoff, CheckedGroup, ConfigError, Group};
 use crate::token::{MAX_LABEL_LEN, is_label};
 
 const MAX_SERVERS: usize = 63;
 
 /// The longest time to live: a lock that is to be held for years is not a lease.
 const MAX_TTL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Where the servers were named, for errors about them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Servers,
+    Cluster,
+    Environment,
+    Memory,
+}
+
+impl Place {
+    fn all(self) -> &'static str {
+        match self {
+            Self::Servers | Self::Memory => "servers",
+            Self::Cluster => "cluster",
+            Self::Environment => super::SERVERS_VARIABLE,
+        }
+    }
+
+    fn group(self, group: usize) -> String {
+        match self {
+            Self::Servers | Self::Memory => self.all().into(),
+            Self::Cluster | Self::Environment => format!("{}[{group}]", self.all()),
+        }
+    }
+
+    fn server(self, group: usize, server: usize) -> String {
+        match self {
+            Self::Servers | Self::Memory => format!("servers[{server}]"),
+            Self::Cluster => format!("cluster[{group}].servers[{server}]"),
+            Self::Environment => format!("{}[{group}][{server}]", self.all()),
+        }
+    }
+}
+
+/// Servers and groups that can be locked on: an odd number each, none of them twice.
+pub(super) fn check_groups(
+    place: Place,
+    groups: &[Group],
+) -> Result<Vec<CheckedGroup>, ConfigError> {
+    if groups.is_empty() {
+        let fix = "there is no group of servers: name at least one";
+        return Err(ConfigError::new(place.all(), "(empty)", fix));
+    }
+    let mut names = HashMap::new();
+    let mut places = HashMap::new();
+    let mut checked = Vec::with_capacity(groups.len());
+    for (at, group) in groups.iter().enumerate() {
+        check_count(&place.group(at), group.servers().len())?;
+        let mut servers = Vec::with_capacity(group.servers().len());
+        for (server_at, server) in group.servers().iter().enumerate() {
+            let field = place.server(at, server_at);
+            servers.push(server.check().map_err(|error| error.of(&field))?);
+            if let Some(first) = places.insert(server.identity(), field.clone()) {
+                let fix = format!(
+                    "it is the same server as {first}, also if the database differs, and one \
+                     server has one vote: name another server"
+                );
+                return Err(ConfigError::new(field, server.address(), fix));
+            }
+        }
+        let field = format!("{}.name", place.group(at));
+        if group.name().is_empty() {
+            let fix = "it decides which keys the group owns: give it a name";
+            return Err(ConfigError::new(field, "(empty)", fix));
+        }
+        if let Some(first) = names.insert(group.name(), at) {
+            let fix = format!(
+                "{} has the same name, and it decides which keys a group owns: give each \
+                 group its own",
+                place.group(first)
+            );
+            return Err(ConfigError::new(field, group.name().escape_debug(), fix));
+        }
+        checked.push(CheckedGroup::new(group.name(), servers));
+    }
+    Ok(checked)
+}
 
 /// Whether `label` can be part of a token.
 pub(crate) fn check_label(label: &str) -> Result<(), ConfigError> {
@@ -88,7 +167,7 @@ pub(super) fn check_interval(field: &str, interval: Backoff) -> Result<(), Confi
     Ok(())
 }
 
-pub(super) fn check_count(field: &str, servers: usize) -> Result<(), ConfigError> {
+fn check_count(field: &str, servers: usize) -> Result<(), ConfigError> {
     let error = |fix: String| Err(ConfigError::new(field, format!("{servers} servers"), fix));
     if servers == 0 {
         return error(
