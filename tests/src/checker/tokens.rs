@@ -50,13 +50,20 @@ pub struct Acquisition {
 /// when another already has the lock must get a greater token. It does not matter whether the
 /// holds overlap or how long they last.
 ///
-/// Where wall clocks do not agree, a token that is owed to one is a new beginning for its key: what
-/// was had before it and what is had later are not compared.
+/// Where wall clocks do not agree, a token that is owed to one is a new beginning for all keys: it
+/// shows that a majority of the servers has lost its counters. What was had before it and what is had
+/// later are not compared. Not even of other keys: the first lock of such a key, whose token would
+/// say so as well, may have been somebody's who was killed with it.
 #[must_use]
 pub fn check_tokens(history: &History, clocks_agree: bool) -> TokenVerdict {
     let mut verdict = TokenVerdict::default();
-    for (key, by_return) in acquisitions(history) {
-        let of_key = OfKey::new(&key, &by_return, clocks_agree);
+    let by_key = acquisitions(history);
+    let beginnings = match clocks_agree {
+        true => Vec::new(),
+        false => beginnings(by_key.values().flatten()),
+    };
+    for (key, by_return) in &by_key {
+        let of_key = OfKey { key, by_return, beginnings: &beginnings };
         verdict.checked += by_return.len();
         verdict.by_clock += by_return.iter().filter(|acquisition| acquisition.by_clock).count();
         verdict.duplicates.extend(of_key.duplicates());
@@ -81,27 +88,27 @@ fn acquisitions(history: &History) -> BTreeMap<String, Vec<Acquisition>> {
     by_key
 }
 
+/// From when to when tokens began anew, in that order.
+fn beginnings<'a>(acquisitions: impl Iterator<Item = &'a Acquisition>) -> Vec<(Stamp, Stamp)> {
+    let by_clock = acquisitions.filter(|acquisition| acquisition.by_clock);
+    let mut beginnings: Vec<_> =
+        by_clock.map(|begins| (begins.requested, begins.returned)).collect();
+    beginnings.sort_unstable();
+    let mut latest = Stamp::default();
+    for (_, returned) in &mut beginnings {
+        latest = latest.max(*returned);
+        *returned = latest;
+    }
+    beginnings
+}
+
 struct OfKey<'a> {
     key: &'a str,
     by_return: &'a [Acquisition],
-    /// From when to when the tokens of the key began anew, in that order.
-    beginnings: Vec<(Stamp, Stamp)>,
+    beginnings: &'a [(Stamp, Stamp)],
 }
 
-impl<'a> OfKey<'a> {
-    fn new(key: &'a str, by_return: &'a [Acquisition], clocks_agree: bool) -> Self {
-        let by_clock = by_return.iter().filter(|acquisition| acquisition.by_clock && !clocks_agree);
-        let mut beginnings: Vec<_> =
-            by_clock.map(|begins| (begins.requested, begins.returned)).collect();
-        beginnings.sort_unstable();
-        let mut latest = Stamp::default();
-        for (_, returned) in &mut beginnings {
-            latest = latest.max(*returned);
-            *returned = latest;
-        }
-        Self { key, by_return, beginnings }
-    }
-
+impl OfKey<'_> {
     /// What returned before this is not to be compared with `acquisition`.
     fn compared_since(&self, acquisition: &Acquisition) -> Stamp {
         let begun = |(requested, _): &(Stamp, Stamp)| *requested <= acquisition.returned;
