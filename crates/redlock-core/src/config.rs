@@ -150,6 +150,12 @@ impl Config {
         ConfigBuilder::memory().finish(vec![builder::memory_group()])
     }
 
+    /// The same by a clock of the caller's.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn in_memory_by(clock: impl Clock) -> Self {
+        ConfigBuilder::memory().clock(clock).finish(vec![builder::memory_group()])
+    }
+
     /// How much of a lease may be lost to clocks that run at different rates.
     pub(crate) fn drift(&self) -> Drift {
         Drift(self.drift_factor)

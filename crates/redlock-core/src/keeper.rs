@@ -190,6 +190,7 @@ impl Task {
                 }
             }
             tokio::select! {
+                biased;
                 () = sleep_until(&*keeper.clock, next) => {}
                 () = keeper.earlier.notified() => {}
                 Some((renewed, tenancy)) = renewals.next() => {

@@ -65,7 +65,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Leases in memory follow tokio's time, which a test can pause and advance.
+//! Leases in memory follow tokio's time, which a test can pause and advance. For lock services that
+//! fail, slowly or in part, see the module `testing` of the feature `test-util`.
 //!
 //! # What it promises
 //!
@@ -101,7 +102,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `serde` | [`Config`] can be deserialized, durations written as `"10s"` |
-//! | `test-util` | what tests of your own need |
+//! | `test-util` | `testing`: simulated servers that fail when a test wants it, and a checker |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
@@ -126,6 +127,9 @@ mod ring;
 mod round;
 mod service;
 mod tenancy;
+#[cfg(feature = "test-util")]
+#[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
+pub mod testing;
 mod token;
 
 /// For model checkers and simulators. Nothing of it is meant to last.

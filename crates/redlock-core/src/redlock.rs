@@ -88,6 +88,12 @@ impl Redlock {
         Self { service: Arc::new(Service::new(config)) }
     }
 
+    /// A lock service over one group of nodes.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn over(nodes: Vec<Arc<dyn crate::node::Node>>, config: Config) -> Self {
+        Self { service: Arc::new(Service::over(vec![nodes], config)) }
+    }
+
     /// A lock service that is known to be there: a majority of every group has answered. One that
     /// may come up later is made by [`new`](Self::new).
     ///

@@ -38,18 +38,24 @@ pub(crate) struct Service {
 impl Service {
     pub(crate) fn new(config: Config) -> Self {
         let identities = Arc::new(Identities::default());
-        let groups = config.groups.iter().map(|group| {
+        let nodes = |group: &CheckedGroup| -> Vec<Arc<dyn Node>> {
             let redis = |server| -> Arc<dyn Node> {
                 Arc::new(RedisNode::new(server, &config, &identities))
             };
-            let nodes = if config.memory {
-                vec![Arc::new(MemoryNode::new(Arc::clone(&config.clock))) as Arc<dyn Node>]
-            } else {
-                group.servers().iter().map(redis).collect()
-            };
-            Arc::new(Group::new(nodes, config.reconnection_interval.cap))
-        });
-        let groups = groups.collect();
+            match config.memory {
+                true => vec![Arc::new(MemoryNode::new(&config))],
+                false => group.servers().iter().map(redis).collect(),
+            }
+        };
+        let groups = config.groups.iter().map(nodes).collect();
+        Self::over(groups, config)
+    }
+
+    /// The service over these nodes, by group.
+    pub(crate) fn over(groups: Vec<Vec<Arc<dyn Node>>>, config: Config) -> Self {
+        let back_within = config.reconnection_interval.cap;
+        let group = |nodes| Arc::new(Group::new(nodes, back_within));
+        let groups = groups.into_iter().map(group).collect();
         let names: Vec<&str> = config.groups.iter().map(CheckedGroup::name).collect();
         Self {
             ring: Ring::new(config.ring, &names),

@@ -14,11 +14,14 @@ use crate::token::Token;
 
 mod batch;
 mod connection;
+mod dataset;
 mod guarded;
 mod lane;
 mod mailbox;
 mod memory;
 mod redis;
+#[cfg(feature = "test-util")]
+pub(crate) mod simulated;
 mod survey;
 mod wire;
 

@@ -1,0 +1,569 @@
+//! What a server does with the commands it is sent, in memory: the same as the scripts, step by
+//! step. That it is the same is tested against a real server.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::mem::take;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Op;
+use super::wire::millis;
+use crate::config::{Config, Safety};
+use crate::fencing::bucket_of;
+use crate::key::Key;
+use crate::protocol::fence::Counter;
+use crate::protocol::quorum::{NodeAnswer, Vote};
+use crate::token::{Token, label_of};
+
+/// A clock that is further ahead must not use up the numbers of the fencing tokens.
+const FURTHEST_AHEAD_MICROS: u64 = 60_000_000;
+
+/// What a client tells a server of its configuration in the guarded mode.
+#[derive(Clone, Debug)]
+pub(crate) struct Introduction {
+    pub(super) quarantine_millis: u64,
+    /// For how long a token is of no use that was released before it was acquired.
+    #[cfg(any(test, feature = "test-util"))]
+    void_millis: u64,
+    epoch: u32,
+    fingerprint: Arc<str>,
+    durable: bool,
+}
+
+impl Introduction {
+    /// `None` in the plain mode.
+    pub(crate) fn new(config: &Config) -> Option<Self> {
+        (config.safety == Safety::Guarded).then(|| Self {
+            quarantine_millis: millis(config.quarantine()),
+            #[cfg(any(test, feature = "test-util"))]
+            void_millis: millis(config.quarantine()),
+            epoch: config.epoch,
+            fingerprint: config.fingerprint().into(),
+            durable: config.durable,
+        })
+    }
+}
+
+/// What is asked of a server in one command.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) op: Op,
+    pub(crate) key: Key,
+    pub(crate) token: Token,
+}
+
+/// All that one server knows.
+#[derive(Debug, Default)]
+pub(crate) struct Dataset {
+    /// Tells one run of the server from its others.
+    run: u64,
+    record: Option<Record>,
+    held: Expiring<Key, Token>,
+    /// Tokens whose release came before what it undoes.
+    void: Expiring<Token, ()>,
+}
+
+/// What the server knows of itself.
+#[derive(Debug)]
+struct Record {
+    run: u64,
+    epoch: u32,
+    fingerprint: Arc<str>,
+    /// When it votes, in milliseconds of its own clock.
+    until: u64,
+    quarantine_millis: u64,
+    /// It was provisioned: a counter that is missing was never raised.
+    all_known: bool,
+    counters: HashMap<u64, Counter>,
+}
+
+impl Dataset {
+    /// Runs the commands of one batch at the time `micros` of the server's wall clock. As on the
+    /// wire, records are begun first.
+    pub(crate) fn run(
+        &mut self,
+        introduction: Option<&Introduction>,
+        micros: u64,
+        batch: &[Asked],
+    ) -> Vec<Vote> {
+        let Some(introduction) = introduction else {
+            let now = micros / 1_000;
+            return batch.iter().map(|asked| self.plain(asked, now).into()).collect();
+        };
+        let provision = |asked: &Asked| match asked.op {
+            Op::Provision { dry } => Some(self.provision(introduction, dry).into()),
+            _ => None,
+        };
+        let provisioned: Vec<Option<Vote>> = batch.iter().map(provision).collect();
+        let mut session = None;
+        let votes = batch.iter().zip(provisioned).map(|(asked, provisioned)| {
+            provisioned.unwrap_or_else(|| {
+                let session = session.get_or_insert_with(|| self.look(introduction, micros));
+                self.guarded(session, asked)
+            })
+        });
+        votes.collect()
+    }
+
+    /// Pays debts, which nobody has in memory: undoes what may still be on the way on another connection.
+    #[cfg(any(test, feature = "test-util"))]
+    pub(crate) fn void(
+        &mut self,
+        introduction: &Introduction,
+        micros: u64,
+        debts: &[(Key, Token)],
+    ) -> Vec<Vote> {
+        let session = self.look(introduction, micros);
+        let void = |(key, token): &(Key, Token)| {
+            let released = self.release(key, token, session.now);
+            if released != NodeAnswer::Granted {
+                let until = session.now.saturating_add(introduction.void_millis);
+                self.void.set(token.clone(), (), session.now, until);
+            }
+            released.into()
+        };
+        debts.iter().map(void).collect()
+    }
+
+    /// Begins a record unless there is one, or if it is `dry` only looks for it.
+    pub(crate) fn provision(&mut self, introduction: &Introduction, dry: bool) -> NodeAnswer {
+        if self.record.is_some() {
+            NodeAnswer::Held { label: None, remaining: None }
+        } else if dry {
+            NodeAnswer::NotHeld
+        } else {
+            let mut record = Record::new(self.run, introduction, 0);
+            record.all_known = true;
+            self.record = Some(record);
+            NodeAnswer::Granted
+        }
+    }
+
+    /// Another process serves the same data from now on.
+    #[cfg(any(test, feature = "test-util"))]
+    pub(crate) fn restart(&mut self) {
+        self.run += 1;
+    }
+
+    /// Forgets everything.
+    #[cfg(any(test, feature = "test-util"))]
+    pub(crate) fn flush(&mut self) {
+        *self = Self { run: self.run, ..Self::default() };
+    }
+
+    /// Who holds which key.
+    #[cfg(any(test, feature = "test-util"))]
+    pub(crate) fn holders(&self, micros: u64) -> impl Iterator<Item = (&Key, &Token)> {
+        self.held.iter(micros / 1_000)
+    }
+
+    /// Decides whether the server votes, as it is before each batch.
+    fn look(&mut self, introduction: &Introduction, micros: u64) -> Session {
+        let now = micros / 1_000;
+        let run = self.run;
+        let quarantined = |until: u64| NodeAnswer::Quarantined {
+            ready_in: Duration::from_millis(until.saturating_sub(now)),
+        };
+        let refused = |why: String| NodeAnswer::Refused(why.into());
+        let usable = |record: &&mut Record| record.run == run || introduction.durable;
+        let refusal = match self.record.as_mut().filter(usable) {
+            None => {
+                let until = now.saturating_add(introduction.quarantine_millis);
+                self.record = Some(Record::new(run, introduction, until));
+                Some(quarantined(until))
+            }
+            Some(record) if introduction.epoch > record.epoch => {
+                let longest = introduction.quarantine_millis.max(record.quarantine_millis);
+                let until = now.saturating_add(longest).max(record.until);
+                record.adopt(run, introduction, until);
+                Some(quarantined(until))
+            }
+            Some(record) if introduction.epoch < record.epoch => {
+                Some(refused(format!("EPOCH {}", record.epoch)))
+            }
+            Some(record) if introduction.fingerprint != record.fingerprint => {
+                Some(refused(format!("CONFIG {}", record.epoch)))
+            }
+            Some(record) if now < record.until => Some(quarantined(record.until)),
+            Some(record) => {
+                record.run = run;
+                None
+            }
+        };
+        Session { micros, now, refusal }
+    }
+
+    fn guarded(&mut self, session: &Session, Asked { op, key, token }: &Asked) -> Vote {
+        let now = session.now;
+        if !matches!(op, Op::Release | Op::Reclaim | Op::Inspect)
+            && let Some(refusal) = &session.refusal
+        {
+            return refusal.clone().into();
+        }
+        match *op {
+            Op::Release | Op::Reclaim => self.release(key, token, now).into(),
+            Op::Inspect | Op::Provision { .. } => self.holder_of(key, now).into(),
+            Op::Extend { ttl } => self.extend(key, token, now, millis(ttl)).into(),
+            Op::Acquire { ttl, proposal } => {
+                if self.void.get(token, now).is_some() {
+                    return NodeAnswer::Refused("VOID its release came first".into()).into();
+                }
+                if self.held.get(key, now).is_some() {
+                    return self.holder_of(key, now).into();
+                }
+                self.held.set(key.clone(), token.clone(), now, now.saturating_add(millis(ttl)));
+                let furthest = session.micros.saturating_add(FURTHEST_AHEAD_MICROS);
+                let raise = |last: u64| (last + 1).max(proposal.min(furthest));
+                self.count(|record| record.raise(bucket_of(key), raise))
+            }
+            Op::Confirm { fence } => match self.held.get(key, now) {
+                Some(holder) if holder == token => {
+                    let raise = |last: u64| last.max(fence);
+                    self.count(|record| record.know(bucket_of(key), raise))
+                }
+                _ => self.holder_of(key, now).into(),
+            },
+            Op::Count { bucket } => self.count(|record| {
+                let counter = record.counter(bucket);
+                match counter.known {
+                    true => counted(NodeAnswer::Granted, counter),
+                    false => {
+                        let since = record.until;
+                        counted(NodeAnswer::NotHeld, Counter { since, ..counter })
+                    }
+                }
+            }),
+            Op::Learn { bucket, value, since } => self.count(|record| {
+                if since != record.until {
+                    NodeAnswer::NotHeld.into()
+                } else if record.counter(bucket).known {
+                    NodeAnswer::Granted.into()
+                } else {
+                    record.know(bucket, |last| last.max(value))
+                }
+            }),
+        }
+    }
+
+    /// The plain mode counts nothing and keeps no record: what it can't do says who has the key.
+    fn plain(&mut self, Asked { op, key, token }: &Asked, now: u64) -> NodeAnswer {
+        match *op {
+            Op::Acquire { .. } if self.held.get(key, now).is_some() => {
+                NodeAnswer::Held { label: None, remaining: None }
+            }
+            Op::Acquire { ttl, .. } => {
+                self.held.set(key.clone(), token.clone(), now, now.saturating_add(millis(ttl)));
+                NodeAnswer::Granted
+            }
+            Op::Extend { ttl } => self.extend(key, token, now, millis(ttl)),
+            Op::Release | Op::Reclaim => self.release(key, token, now),
+            Op::Confirm { .. }
+            | Op::Count { .. }
+            | Op::Learn { .. }
+            | Op::Inspect
+            | Op::Provision { .. } => self.holder_of(key, now),
+        }
+    }
+
+    fn extend(&mut self, key: &Key, token: &Token, now: u64, ttl: u64) -> NodeAnswer {
+        match self.held.get(key, now) {
+            Some(holder) if holder == token => {
+                self.held.set(key.clone(), token.clone(), now, now.saturating_add(ttl));
+                NodeAnswer::Granted
+            }
+            _ => self.holder_of(key, now),
+        }
+    }
+
+    fn release(&mut self, key: &Key, token: &Token, now: u64) -> NodeAnswer {
+        match self.held.get(key, now) {
+            Some(holder) if holder == token => {
+                self.held.remove(key);
+                NodeAnswer::Granted
+            }
+            _ => self.holder_of(key, now),
+        }
+    }
+
+    fn holder_of(&self, key: &Key, now: u64) -> NodeAnswer {
+        match self.held.get(key, now) {
+            None => NodeAnswer::NotHeld,
+            Some(holder) => NodeAnswer::Held {
+                label: label_of(holder.as_str().as_bytes()).map(Arc::from),
+                remaining: self.held.remaining(key, now).map(Duration::from_millis),
+            },
+        }
+    }
+
+    /// Does something with the record of a server that votes, which has one.
+    fn count(&mut self, work: impl FnOnce(&mut Record) -> Vote) -> Vote {
+        match &mut self.record {
+            Some(record) => work(record),
+            None => NodeAnswer::Failed("it has no record".into()).into(),
+        }
+    }
+}
+
+/// What the look at the server found, for all commands of a batch.
+struct Session {
+    micros: u64,
+    now: u64,
+    /// Why commands that count as votes are not executed.
+    refusal: Option<NodeAnswer>,
+}
+
+impl Record {
+    fn new(run: u64, introduction: &Introduction, until: u64) -> Self {
+        Self {
+            run,
+            epoch: introduction.epoch,
+            fingerprint: Arc::clone(&introduction.fingerprint),
+            until,
+            quarantine_millis: introduction.quarantine_millis,
+            all_known: false,
+            counters: HashMap::new(),
+        }
+    }
+
+    /// Takes over another configuration; what was counted stays.
+    fn adopt(&mut self, run: u64, introduction: &Introduction, until: u64) {
+        let counters = take(&mut self.counters);
+        let all_known = self.all_known;
+        *self = Self { counters, all_known, ..Self::new(run, introduction, until) };
+    }
+
+    fn counter(&self, bucket: u64) -> Counter {
+        let never = Counter { value: 0, known: self.all_known, since: 0 };
+        self.counters.get(&bucket).copied().unwrap_or(never)
+    }
+
+    /// Moves a counter, whether or not it counts all there ever was.
+    fn raise(&mut self, bucket: u64, next: impl FnOnce(u64) -> u64) -> Vote {
+        let counter = self.counter(bucket);
+        let raised = Counter { value: next(counter.value), ..counter };
+        self.counters.insert(bucket, raised);
+        counted(NodeAnswer::Granted, raised)
+    }
+
+    /// Moves a counter that from now on counts all there ever was.
+    fn know(&mut self, bucket: u64, next: impl FnOnce(u64) -> u64) -> Vote {
+        let value = next(self.counter(bucket).value);
+        self.counters.insert(bucket, Counter::known(value));
+        NodeAnswer::Granted.into()
+    }
+}
+
+fn counted(answer: NodeAnswer, counter: Counter) -> Vote {
+    Vote { answer, counter: Some(counter) }
+}
+
+/// Values that live until a time. What has expired is swept out when there is much of it, so that
+/// memory follows what is alive.
+#[derive(Debug)]
+struct Expiring<K, V> {
+    entries: HashMap<K, (V, u64)>,
+    sweep_at: usize,
+}
+
+impl<K, V> Default for Expiring<K, V> {
+    fn default() -> Self {
+        Self { entries: HashMap::new(), sweep_at: 0 }
+    }
+}
+
+impl<K: Hash + Eq, V> Expiring<K, V> {
+    /// A server lets a key live through the whole of its last millisecond.
+    fn is_alive(until: u64, now: u64) -> bool {
+        now <= until
+    }
+
+    fn get(&self, key: &K, now: u64) -> Option<&V> {
+        let (value, until) = self.entries.get(key)?;
+        Self::is_alive(*until, now).then_some(value)
+    }
+
+    fn remaining(&self, key: &K, now: u64) -> Option<u64> {
+        self.entries.get(key).map(|(_, until)| until.saturating_sub(now))
+    }
+
+    fn set(&mut self, key: K, value: V, now: u64, until: u64) {
+        if self.entries.len() >= self.sweep_at {
+            self.entries.retain(|_, (_, until)| Self::is_alive(*until, now));
+            self.sweep_at = (2 * self.entries.len()).max(64);
+        }
+        self.entries.insert(key, (value, until));
+    }
+
+    fn remove(&mut self, key: &K) {
+        self.entries.remove(key);
+    }
+
+    #[cfg(any(test, feature = "test-util"))]
+    fn iter(&self, now: u64) -> impl Iterator<Item = (&K, &V)> {
+        let alive = move |(_, (_, until)): &(&K, &(V, u64))| Self::is_alive(*until, now);
+        self.entries.iter().filter(alive).map(|(key, (value, _))| (key, value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: u64 = 1_764_000_000_000_000;
+    const TTL: Duration = Duration::from_secs(1);
+
+    struct Server {
+        dataset: Dataset,
+        introduction: Option<Introduction>,
+        micros: u64,
+    }
+
+    impl Server {
+        fn new(config: &Config) -> Self {
+            let introduction = Introduction::new(config);
+            Self { dataset: Dataset::default(), introduction, micros: START }
+        }
+
+        fn provisioned() -> Self {
+            let mut server = Self::new(&config());
+            assert_eq!(server.answer(Op::Provision { dry: false }, &token("me")), granted());
+            server
+        }
+
+        fn vote(&mut self, op: Op, key: &str, token: &Token) -> Vote {
+            let asked = Asked { op, key: Key::new(key).unwrap(), token: token.clone() };
+            let votes = self.dataset.run(self.introduction.as_ref(), self.micros, &[asked]);
+            votes.into_iter().next().unwrap()
+        }
+
+        fn answer(&mut self, op: Op, token: &Token) -> NodeAnswer {
+            self.vote(op, "k", token).answer
+        }
+
+        fn counter(&mut self, op: Op) -> Counter {
+            self.vote(op, "k", &token("me")).counter.unwrap()
+        }
+
+        fn pass(&mut self, time: Duration) {
+            self.micros += u64::try_from(time.as_micros()).unwrap();
+        }
+    }
+
+    fn config() -> Config {
+        Config::memory().ttl(TTL).build().unwrap()
+    }
+
+    fn token(label: &str) -> Token {
+        format!("{label}:00112233445566778899aabbccddeeff").parse().unwrap()
+    }
+
+    fn granted() -> NodeAnswer {
+        NodeAnswer::Granted
+    }
+
+    fn acquire(proposal: u64) -> Op {
+        Op::Acquire { ttl: TTL, proposal }
+    }
+
+    fn count() -> Op {
+        Op::Count { bucket: bucket_of(&Key::new("k").unwrap()) }
+    }
+
+    #[test]
+    fn keys_expire_and_what_expired_does_not_pile_up() {
+        let mut server = Server::provisioned();
+        for round in 0..100 {
+            for index in 0..50 {
+                let key = format!("{round}:{index}");
+                assert_eq!(server.vote(acquire(0), &key, &token("me")).answer, granted());
+            }
+            server.pass(TTL + Duration::from_millis(1));
+        }
+        assert!(server.dataset.held.entries.len() <= 128);
+    }
+
+    #[test]
+    fn only_the_token_that_holds_a_key_extends_or_releases_it() {
+        let mut server = Server::provisioned();
+        let (mine, other, extend) = (token("me"), token("you"), Op::Extend { ttl: TTL });
+        assert_eq!(server.answer(extend, &mine), NodeAnswer::NotHeld);
+        assert_eq!(server.answer(acquire(0), &mine), granted());
+        server.pass(TTL / 4);
+        let held = NodeAnswer::Held { label: Some("me".into()), remaining: Some(TTL * 3 / 4) };
+        for op in [acquire(0), extend, Op::Confirm { fence: 9 }, Op::Release, Op::Inspect] {
+            assert_eq!(server.answer(op, &other), held);
+        }
+        assert_eq!(server.answer(Op::Release, &mine), granted());
+        assert_eq!(server.answer(Op::Release, &mine), NodeAnswer::NotHeld);
+    }
+
+    #[test]
+    fn every_grant_raises_the_counter() {
+        let mut server = Server::provisioned();
+        let mine = token("me");
+        for (proposal, raised) in [(0, 1), (50, 50), (20, 51), (u64::MAX, START + 60_000_000)] {
+            assert_eq!(server.counter(acquire(proposal)), Counter::known(raised));
+            assert_eq!(server.answer(Op::Release, &mine), granted());
+        }
+        server.answer(acquire(0), &mine);
+        let last = START + 60_000_001;
+        assert_eq!(server.answer(Op::Confirm { fence: 3 }, &mine), granted());
+        assert_eq!(server.counter(count()), Counter::known(last));
+        assert_eq!(server.answer(Op::Confirm { fence: last + 9 }, &mine), granted());
+        assert_eq!(server.counter(count()), Counter::known(last + 9));
+    }
+
+    #[test]
+    fn who_lost_data_does_not_vote_for_a_quarantine_and_counts_from_zero_until_taught() {
+        let mut server = Server::provisioned();
+        let mine = token("me");
+        server.answer(acquire(0), &mine);
+        server.dataset.restart();
+        server.dataset.flush();
+        let quarantine = config().quarantine();
+        let ready_in = quarantine;
+        assert_eq!(server.answer(acquire(0), &mine), NodeAnswer::Quarantined { ready_in });
+        server.pass(quarantine);
+        let since = server.micros / 1_000;
+        assert_eq!(server.counter(acquire(7)), Counter::unknown(7, 0));
+        assert_eq!(server.counter(count()), Counter::unknown(7, since));
+        let bucket = bucket_of(&Key::new("k").unwrap());
+        let learn = |since| Op::Learn { bucket, value: 90, since };
+        assert_eq!(server.answer(learn(since - 1), &mine), NodeAnswer::NotHeld);
+        assert_eq!(server.answer(learn(since), &mine), granted());
+        assert_eq!(server.counter(count()), Counter::known(90));
+    }
+
+    #[test]
+    fn what_was_released_before_it_was_acquired_is_void() {
+        let mut server = Server::provisioned();
+        let (mine, key) = (token("me"), Key::new("k").unwrap());
+        let introduction = server.introduction.clone().unwrap();
+        let debt = (key, mine.clone());
+        server.dataset.void(&introduction, server.micros, std::slice::from_ref(&debt));
+        let refused = server.answer(acquire(0), &mine);
+        assert!(matches!(refused, NodeAnswer::Refused(_)), "{refused:?}");
+        assert_eq!(server.answer(acquire(0), &token("you")), granted());
+    }
+
+    #[test]
+    fn other_configurations_are_told_apart_by_their_epoch() {
+        let mut server = Server::provisioned();
+        let mine = token("me");
+        let with = |epoch, max_ttl| {
+            let builder = Config::memory().ttl(TTL).epoch(epoch).max_ttl(max_ttl);
+            Introduction::new(&builder.build().unwrap())
+        };
+        let refused = |why: &str| NodeAnswer::Refused(why.into());
+        server.introduction = with(0, 2 * TTL);
+        assert_eq!(server.answer(acquire(0), &mine), refused("CONFIG 0"));
+        server.introduction = with(1, 2 * TTL);
+        assert!(matches!(server.answer(acquire(0), &mine), NodeAnswer::Quarantined { .. }));
+        server.introduction = with(0, TTL);
+        assert_eq!(server.answer(acquire(0), &mine), refused("EPOCH 1"));
+        server.introduction = with(1, 2 * TTL);
+        server.pass(3 * TTL);
+        assert_eq!(server.answer(acquire(0), &mine), granted());
+    }
+}
