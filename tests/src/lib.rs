@@ -25,6 +25,7 @@ pub mod model;
 mod process;
 mod proxy;
 mod server;
+mod simulation;
 mod tls;
 mod wait;
 
@@ -36,5 +37,6 @@ pub use fake::{Command, FakeServer, Reply};
 pub use fleet::Fleet;
 pub use proxy::Proxy;
 pub use server::{RedisServer, ServerOptions, StartError};
+pub use simulation::{Mistake, Outcome, Simulation};
 pub use tls::Certificates;
 pub use wait::{Answer, all_vote, eventually};

@@ -24,7 +24,6 @@ const FURTHEST_AHEAD_MICROS: u64 = 60_000_000;
 pub(crate) struct Introduction {
     pub(super) quarantine_millis: u64,
     /// For how long a token is of no use that was released before it was acquired.
-    #[cfg(any(test, feature = "test-util"))]
     void_millis: u64,
     epoch: u32,
     fingerprint: Arc<str>,
@@ -36,7 +35,6 @@ impl Introduction {
     pub(crate) fn new(config: &Config) -> Option<Self> {
         (config.safety == Safety::Guarded).then(|| Self {
             quarantine_millis: millis(config.quarantine()),
-            #[cfg(any(test, feature = "test-util"))]
             void_millis: millis(config.quarantine()),
             epoch: config.epoch,
             fingerprint: config.fingerprint().into(),
@@ -73,6 +71,8 @@ struct Record {
     /// When it votes, in milliseconds of its own clock.
     until: u64,
     quarantine_millis: u64,
+    /// Until when there may be void tokens.
+    void_until: u64,
     /// It was provisioned: a counter that is missing was never raised.
     all_known: bool,
     counters: HashMap<u64, Counter>,
@@ -104,26 +104,6 @@ impl Dataset {
             })
         });
         votes.collect()
-    }
-
-    /// Pays debts, which nobody has in memory: undoes what may still be on the way on another connection.
-    #[cfg(any(test, feature = "test-util"))]
-    pub(crate) fn void(
-        &mut self,
-        introduction: &Introduction,
-        micros: u64,
-        debts: &[(Key, Token)],
-    ) -> Vec<Vote> {
-        let session = self.look(introduction, micros);
-        let void = |(key, token): &(Key, Token)| {
-            let released = self.release(key, token, session.now);
-            if released != NodeAnswer::Granted {
-                let until = session.now.saturating_add(introduction.void_millis);
-                self.void.set(token.clone(), (), session.now, until);
-            }
-            released.into()
-        };
-        debts.iter().map(void).collect()
     }
 
     /// Begins a record unless there is one, or if it is `dry` only looks for it.
@@ -191,22 +171,35 @@ impl Dataset {
                 None
             }
         };
-        Session { micros, now, refusal }
+        let void_until = now.saturating_add(introduction.void_millis);
+        Session { micros, now, void_until, refusal }
     }
 
     fn guarded(&mut self, session: &Session, Asked { op, key, token }: &Asked) -> Vote {
         let now = session.now;
-        if !matches!(op, Op::Release | Op::Reclaim | Op::Inspect)
+        if !op.is_release()
+            && *op != Op::Inspect
             && let Some(refusal) = &session.refusal
         {
             return refusal.clone().into();
         }
         match *op {
             Op::Release | Op::Reclaim => self.release(key, token, now).into(),
+            Op::Void => {
+                let released = self.release(key, token, now);
+                if released != NodeAnswer::Granted {
+                    self.void.set(token.clone(), (), now, session.void_until);
+                    if let Some(record) = &mut self.record {
+                        record.void_until = session.void_until;
+                    }
+                }
+                released.into()
+            }
             Op::Inspect | Op::Provision { .. } => self.holder_of(key, now).into(),
             Op::Extend { ttl } => self.extend(key, token, now, millis(ttl)).into(),
             Op::Acquire { ttl, proposal } => {
-                if self.void.get(token, now).is_some() {
+                let may_be_void = self.record.as_ref().is_some_and(|own| now < own.void_until);
+                if may_be_void && self.void.get(token, now).is_some() {
                     return NodeAnswer::Refused("VOID its release came first".into()).into();
                 }
                 if self.held.get(key, now).is_some() {
@@ -257,7 +250,7 @@ impl Dataset {
                 NodeAnswer::Granted
             }
             Op::Extend { ttl } => self.extend(key, token, now, millis(ttl)),
-            Op::Release | Op::Reclaim => self.release(key, token, now),
+            Op::Release | Op::Reclaim | Op::Void => self.release(key, token, now),
             Op::Confirm { .. }
             | Op::Count { .. }
             | Op::Learn { .. }
@@ -309,6 +302,7 @@ impl Dataset {
 struct Session {
     micros: u64,
     now: u64,
+    void_until: u64,
     /// Why commands that count as votes are not executed.
     refusal: Option<NodeAnswer>,
 }
@@ -321,6 +315,7 @@ impl Record {
             fingerprint: Arc::clone(&introduction.fingerprint),
             until,
             quarantine_millis: introduction.quarantine_millis,
+            void_until: 0,
             all_known: false,
             counters: HashMap::new(),
         }
@@ -329,8 +324,9 @@ impl Record {
     /// Takes over another configuration; what was counted stays.
     fn adopt(&mut self, run: u64, introduction: &Introduction, until: u64) {
         let counters = take(&mut self.counters);
-        let all_known = self.all_known;
-        *self = Self { counters, all_known, ..Self::new(run, introduction, until) };
+        let (all_known, void_until) = (self.all_known, self.void_until);
+        let new = Self::new(run, introduction, until);
+        *self = Self { counters, all_known, void_until, ..new };
     }
 
     fn counter(&self, bucket: u64) -> Counter {
@@ -538,10 +534,8 @@ mod tests {
     #[test]
     fn what_was_released_before_it_was_acquired_is_void() {
         let mut server = Server::provisioned();
-        let (mine, key) = (token("me"), Key::new("k").unwrap());
-        let introduction = server.introduction.clone().unwrap();
-        let debt = (key, mine.clone());
-        server.dataset.void(&introduction, server.micros, std::slice::from_ref(&debt));
+        let mine = token("me");
+        assert_eq!(server.answer(Op::Void, &mine), NodeAnswer::NotHeld);
         let refused = server.answer(acquire(0), &mine);
         assert!(matches!(refused, NodeAnswer::Refused(_)), "{refused:?}");
         assert_eq!(server.answer(acquire(0), &token("you")), granted());

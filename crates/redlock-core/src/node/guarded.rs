@@ -78,6 +78,9 @@ impl Guarding {
                 Op::Release | Op::Reclaim => {
                     call.arg("release").arg(token);
                 }
+                Op::Void => {
+                    call.arg("void").arg(token);
+                }
                 Op::Inspect | Op::Provision { .. } => {
                     call.arg("inspect");
                 }
@@ -142,7 +145,7 @@ impl Guarding {
 /// How many keys an operation takes.
 const fn keys_of(op: Op) -> usize {
     match op {
-        Op::Acquire { .. } => 2,
+        Op::Acquire { .. } | Op::Void => 2,
         Op::Count { .. } | Op::Learn { .. } => 0,
         _ => 1,
     }

@@ -1,12 +1,12 @@
 //! What a lane has still to send, and what it owes.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::Command;
+use super::{Command, Op};
 use crate::key::Key;
 use crate::protocol::quorum::NodeAnswer;
 use crate::token::Token;
@@ -49,6 +49,8 @@ struct State {
     queue: VecDeque<Command>,
     in_flight: usize,
     debts: VecDeque<Debt>,
+    /// Tokens whose acquisition may still be on the way on a connection that was given up.
+    doubtful: HashSet<Token>,
     /// Why the server can't be asked: its breaker is open.
     down: Option<Arc<str>>,
     closed: bool,
@@ -57,9 +59,12 @@ struct State {
 
 impl Mailbox {
     /// Takes a command in, or answers it at once. Says whether a driver has to be started.
-    pub(super) fn push(&self, command: Command) -> bool {
+    pub(super) fn push(&self, mut command: Command) -> bool {
         let mut state = self.state.lock();
         let is_release = command.op.is_release();
+        if is_release && state.doubtful.remove(&command.token) {
+            command.op = Op::Void;
+        }
         let refusal = match &state.down {
             _ if state.closed => Some("the lock service is closed".into()),
             Some(cause) => Some(Arc::clone(cause)),
@@ -127,13 +132,19 @@ impl Mailbox {
     }
 
     /// Gives up on commands in flight whose fate is unknown. A release becomes a debt; for an
-    /// acquisition its owner posts the release, as for every vote that was not a certain "no".
+    /// acquisition its owner posts the release, as for every vote that was not a certain "no", and
+    /// that makes its token void: it may come later than its release, which rides another
+    /// connection.
     pub(super) fn lost(&self, commands: Vec<Command>, answer: &NodeAnswer) {
         {
             let mut state = self.state.lock();
             state.in_flight -= commands.len();
-            for command in commands.iter().filter(|command| command.op.is_release()) {
-                state.owe(command);
+            for command in &commands {
+                match command.op {
+                    op if op.is_release() => state.owe(command),
+                    Op::Acquire { .. } => state.doubt(command),
+                    _ => {}
+                }
             }
         }
         for command in commands {
@@ -218,6 +229,12 @@ impl Mailbox {
 impl State {
     fn unsettled(&self) -> usize {
         self.queue.len() + self.in_flight + self.debts.len()
+    }
+
+    fn doubt(&mut self, command: &Command) {
+        if self.doubtful.len() < MAX_DEBTS {
+            self.doubtful.insert(command.token.clone());
+        }
     }
 
     fn owe(&mut self, command: &Command) {

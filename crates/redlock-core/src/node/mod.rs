@@ -66,6 +66,9 @@ pub(crate) enum Op {
     Release,
     /// The same; otherwise say who holds it, which a server's own compare-and-delete does not.
     Reclaim,
+    /// The same, where what set the key may still be on the way on another connection: the token
+    /// is of no use afterwards (H11).
+    Void,
     /// Say who holds the key.
     Inspect,
     /// Begin to keep a record of the node, if there is none; `dry`: say only whether there is.
@@ -75,7 +78,7 @@ pub(crate) enum Op {
 impl Op {
     /// Whether losing this command could leave a key behind that nobody owns.
     pub(crate) const fn is_release(self) -> bool {
-        matches!(self, Self::Release | Self::Reclaim)
+        matches!(self, Self::Release | Self::Reclaim | Self::Void)
     }
 }
 

@@ -106,6 +106,7 @@ pub(super) fn is_release_call(op: Op, native: Option<NativeDelete>) -> bool {
         Op::Acquire { .. } | Op::Extend { .. } => false,
         // The plain mode counts nothing and keeps no record: it says who holds the key.
         Op::Reclaim
+        | Op::Void
         | Op::Inspect
         | Op::Confirm { .. }
         | Op::Count { .. }

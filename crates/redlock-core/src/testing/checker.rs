@@ -119,13 +119,13 @@ impl Checker {
             violations.push(Violation::Overlap { key: key.clone(), at, first, second });
         }
         if let Some(later) = lease.fencing_token() {
-            if let Some(earlier) = line.largest
-                && later <= earlier
-                && lease.fence_basis() == Some(FenceBasis::Majority)
-            {
+            // Where a majority forgot the earlier ones, tokens begin anew by the clock.
+            let remembered = lease.fence_basis() == Some(FenceBasis::Majority);
+            let earlier = line.largest.filter(|earlier| remembered && later <= *earlier);
+            if let Some(earlier) = earlier {
                 violations.push(Violation::Token { key: key.clone(), at, earlier, later });
             }
-            line.largest = line.largest.max(Some(later));
+            line.largest = Some(later).max(line.largest.filter(|_| remembered));
         }
         line.inside.push((number, lease.clone()));
         drop(noted);

@@ -17,8 +17,8 @@ use super::mutant::{Cheat, Mutant};
 use super::server::{Content, Server};
 use crate::config::{Backoff, Config};
 use crate::node::dataset::{Asked, Introduction};
-use crate::node::mailbox::{Mailbox, Reopened};
-use crate::node::{Command, Node};
+use crate::node::mailbox::{Debt, Mailbox, Reopened};
+use crate::node::{Command, Node, Op};
 use crate::protocol::quorum::{NodeAnswer, Vote};
 
 /// Commands in one batch, and debts that are paid at once.
@@ -55,6 +55,14 @@ impl Client {
 
     pub(crate) fn introduction(&self) -> Option<&Introduction> {
         self.introduction.as_ref()
+    }
+
+    /// The operation, unless the client makes nothing void.
+    fn releasing(&self, op: Op) -> Op {
+        match op {
+            Op::Void if self.mutant() == Some(Mutant::NoTombstone) => Op::Release,
+            op => op,
+        }
     }
 
     pub(super) fn mutant(&self) -> Option<Mutant> {
@@ -241,8 +249,10 @@ impl Lane {
     async fn serve(&self, link: &Link) -> Result<(), Failure> {
         while let Reopened::Owing(debts) = self.mailbox.reopen(MAX_BATCH) {
             let count = debts.len();
-            let debts = debts.into_iter().map(|debt| (debt.key, debt.token)).collect();
-            match timeout(self.client.deadline, link.send(Content::Debts(debts))).await {
+            let pay =
+                |Debt { key, token }| Asked { op: self.client.releasing(Op::Void), key, token };
+            let payment = Content::Commands(debts.into_iter().map(pay).collect());
+            match timeout(self.client.deadline, link.send(payment)).await {
                 Ok(Ok(_)) => self.mailbox.paid(count),
                 Ok(Err(_)) => return Err(Failure::Cut),
                 Err(_) => return Err(Failure::Hung),
@@ -300,7 +310,7 @@ struct Batch<'l> {
 impl<'l> Batch<'l> {
     fn send(lane: &'l Lane, link: &Link, commands: Vec<Command>) -> Self {
         let asked = |command: &Command| Asked {
-            op: command.op,
+            op: lane.client.releasing(command.op),
             key: command.key.clone(),
             token: command.token.clone(),
         };

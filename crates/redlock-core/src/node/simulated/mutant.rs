@@ -72,7 +72,7 @@ impl Cheat {
     pub(super) fn before(&self, node: usize, mut command: Command) -> Option<Command> {
         let instead = match (self.mutant, command.op) {
             (Mutant::NoConfirm, Op::Confirm { .. }) => NodeAnswer::Granted,
-            (Mutant::ReleaseGrantedOnly, Op::Release | Op::Reclaim)
+            (Mutant::ReleaseGrantedOnly, Op::Release | Op::Reclaim | Op::Void)
                 if !self.has_granted(node, &command.token) =>
             {
                 NodeAnswer::NotHeld

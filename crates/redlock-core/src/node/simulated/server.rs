@@ -70,8 +70,6 @@ pub(super) enum Content {
     /// The greeting of a new connection.
     Hello,
     Commands(Vec<Asked>),
-    /// What may still be on the way on another connection, to be undone for good.
-    Debts(Vec<(Key, Token)>),
 }
 
 /// What comes of a parcel.
@@ -199,7 +197,7 @@ impl Server {
         let sent = Instant::now();
         let late = match content {
             Content::Hello => None,
-            Content::Commands(_) | Content::Debts(_) => state.faults.late.take(),
+            Content::Commands(_) => state.faults.late.take(),
         };
         state.on_the_way += 1;
         Parcel {
@@ -279,21 +277,9 @@ impl Parcel {
         }
         let micros = state.micros(self.server.began);
         let dataset = &mut state.dataset;
-        let votes = match (&self.content, introduction) {
-            (Content::Hello, _) => Vec::new(),
-            (Content::Debts(debts), Some(introduction)) if mutant != Some(Mutant::NoTombstone) => {
-                dataset.void(introduction, micros, debts)
-            }
-            (Content::Debts(debts), introduction) => {
-                let release = |(key, token): &(Key, Token)| Asked {
-                    op: Op::Release,
-                    key: key.clone(),
-                    token: token.clone(),
-                };
-                let releases: Vec<Asked> = debts.iter().map(release).collect();
-                dataset.run(introduction, micros, &releases)
-            }
-            (Content::Commands(batch), introduction) => {
+        let votes = match &self.content {
+            Content::Hello => Vec::new(),
+            Content::Commands(batch) => {
                 let mut votes = dataset.run(introduction, micros, batch);
                 if mutant == Some(Mutant::ExtendRecreates) {
                     recreate(dataset, introduction, micros, batch, &mut votes);

@@ -1,0 +1,119 @@
+//! What goes wrong in a run.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use redlock_core::testing::Node;
+use tokio::time::{Instant, sleep};
+
+use super::{MAX_TTL, TTL, World};
+
+/// How long a command may be held up at most: what it could do then has been made void until
+/// after that.
+const LATEST: Duration = MAX_TTL;
+
+/// For how long the locks and counters that a server lost are missed.
+const MOURNING: Duration = Duration::from_millis(3_500);
+
+/// Whoever makes things go wrong.
+pub(super) struct Nemesis<'w> {
+    world: &'w World,
+    rng: Rng,
+    /// When which server lost its data last.
+    losses: Vec<Option<Instant>>,
+    /// Whether a majority may lose its data at once: then there may be no lock for a while, but
+    /// never two.
+    merciless: bool,
+}
+
+impl<'w> Nemesis<'w> {
+    pub(super) fn new(world: &'w World, mut rng: Rng) -> Self {
+        let losses = vec![None; world.cluster.nodes().len()];
+        let merciless = rng.u8(..4) == 0;
+        Self { world, rng, losses, merciless }
+    }
+
+    pub(super) async fn rage(mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            let pause = self.millis(10, 500);
+            sleep(pause).await;
+            self.strike();
+        }
+    }
+
+    fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(self.rng.u64(from..=to))
+    }
+
+    fn strike(&mut self) {
+        let number = self.rng.usize(..self.losses.len());
+        let node = self.world.cluster.node(number);
+        let text = match self.rng.u8(..16) {
+            0..=2 => {
+                node.pause();
+                self.later(number, 2_000, Node::resume);
+                "stands still".to_owned()
+            }
+            3 | 4 => {
+                let delay = self.millis(1, 60);
+                node.delay(delay);
+                self.later(number, 3_000, |node| node.delay(Duration::ZERO));
+                format!("is slower by {delay:?}")
+            }
+            5 => {
+                let delay = self.millis(60, 1_500);
+                node.delay(delay);
+                self.later(number, 300, |node| node.delay(Duration::ZERO));
+                format!("is far slower by {delay:?}")
+            }
+            6 => {
+                node.lose_requests(true);
+                self.later(number, 1_000, |node| node.lose_requests(false));
+                "loses requests".to_owned()
+            }
+            7 | 8 => {
+                node.lose_replies(true);
+                self.later(number, 1_000, |node| node.lose_replies(false));
+                "loses replies".to_owned()
+            }
+            9..=11 => {
+                let late = self.rng.u64(60..=LATEST.as_millis() as u64);
+                node.deliver_late(Duration::from_millis(late));
+                format!("hears the next command {late} ms late")
+            }
+            12 => {
+                node.cut();
+                "is cut off".to_owned()
+            }
+            loss if self.may_lose(number) => {
+                match loss {
+                    13 => node.flush(),
+                    _ => node.restart_empty(),
+                }
+                self.losses[number] = Some(Instant::now());
+                "lost its data".to_owned()
+            }
+            _ => return,
+        };
+        self.world.trace.fault(format_args!("node {number} {text}"));
+    }
+
+    /// Whether fewer than a majority would have lost their data.
+    fn may_lose(&self, number: usize) -> bool {
+        let lost =
+            |loss: &Option<Instant>| loss.is_some_and(|loss| loss.elapsed() < MOURNING + TTL);
+        let others = self.losses.iter().enumerate().filter(|(other, _)| *other != number);
+        let others = others.filter(|(_, loss)| lost(loss)).count();
+        self.merciless || others < self.losses.len().div_ceil(2) - 1
+    }
+
+    /// Ends a fault some time from now.
+    fn later(&mut self, number: usize, most: u64, undo: impl FnOnce(&Node) + Send + 'static) {
+        let (node, after) = (self.world.cluster.node(number), self.millis(1, most));
+        tokio::spawn(async move {
+            sleep(after).await;
+            undo(&node);
+        });
+    }
+}

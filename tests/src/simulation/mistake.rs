@@ -1,0 +1,103 @@
+//! Mistakes that a run must be able to find.
+
+use std::str::FromStr;
+
+use redlock_core::testing::Mutant;
+
+/// What clients, or all that they share, do wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mistake {
+    /// M1: a fencing token counts without a majority having confirmed it.
+    NoConfirm,
+    /// M3: a counter that was lost is taken for one that counts from zero.
+    UnknownIsZero,
+    /// M4: a server that lost its data votes at once.
+    NoQuarantine,
+    /// M5: it votes after half of the time for which a lock may last.
+    ShortQuarantine,
+    /// M6: half of the margin for clocks that run at different rates.
+    HalfDrift,
+    /// M7: all attempts on a key have the same token.
+    OneToken,
+    /// M8: a lock that was not won is released only where it is known to be set.
+    ReleaseGrantedOnly,
+    /// M9: what is released after its connection was given up is not made void.
+    NoTombstone,
+    /// M10: half of the servers count as a majority.
+    HalfQuorum,
+    /// M11: the validity counts from the end of the attempt.
+    ValidFromTheEnd,
+    /// M12: a failed extension releases the lock.
+    FailedExtendReleases,
+    /// M13: extending a key that is gone sets it again.
+    ExtendRecreates,
+    /// M14: a majority counts also if it comes after the end of the validity.
+    LateMajority,
+}
+
+impl Mistake {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::NoConfirm,
+        Self::UnknownIsZero,
+        Self::NoQuarantine,
+        Self::ShortQuarantine,
+        Self::HalfDrift,
+        Self::OneToken,
+        Self::ReleaseGrantedOnly,
+        Self::NoTombstone,
+        Self::HalfQuorum,
+        Self::ValidFromTheEnd,
+        Self::FailedExtendReleases,
+        Self::ExtendRecreates,
+        Self::LateMajority,
+    ];
+
+    /// What it is called on the command line: `m1` to `m14`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoConfirm => "m1",
+            Self::UnknownIsZero => "m3",
+            Self::NoQuarantine => "m4",
+            Self::ShortQuarantine => "m5",
+            Self::HalfDrift => "m6",
+            Self::OneToken => "m7",
+            Self::ReleaseGrantedOnly => "m8",
+            Self::NoTombstone => "m9",
+            Self::HalfQuorum => "m10",
+            Self::ValidFromTheEnd => "m11",
+            Self::FailedExtendReleases => "m12",
+            Self::ExtendRecreates => "m13",
+            Self::LateMajority => "m14",
+        }
+    }
+
+    /// The mistake of the library's own clients, if it is one of theirs.
+    pub(super) const fn mutant(self) -> Option<Mutant> {
+        Some(match self {
+            Self::NoConfirm => Mutant::NoConfirm,
+            Self::UnknownIsZero => Mutant::UnknownIsZero,
+            Self::NoQuarantine => Mutant::NoQuarantine,
+            Self::ShortQuarantine => Mutant::ShortQuarantine,
+            Self::OneToken => Mutant::OneToken,
+            Self::ReleaseGrantedOnly => Mutant::ReleaseGrantedOnly,
+            Self::NoTombstone => Mutant::NoTombstone,
+            Self::HalfQuorum => Mutant::HalfQuorum,
+            Self::ExtendRecreates => Mutant::ExtendRecreates,
+            Self::HalfDrift
+            | Self::ValidFromTheEnd
+            | Self::FailedExtendReleases
+            | Self::LateMajority => return None,
+        })
+    }
+}
+
+impl FromStr for Mistake {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|mistake| mistake.name() == name);
+        found.ok_or_else(|| format!("no mistake is called {name}: they are m1, m3 to m14"))
+    }
+}
