@@ -1,6 +1,7 @@
 //! What the tests of redlock stand on: real Redis servers that can be killed, paused and cut off,
-//! servers that only pretend to be Redis, a checker that knows when two held the same lock, and
-//! models of the algorithm in which everything that may happen is tried.
+//! servers that only pretend to be Redis, a checker that knows when two held the same lock,
+//! models of the algorithm in which everything that may happen is tried, and simulated runs that
+//! one number decides.
 //!
 //! What judges the crates under test knows nothing of them. A piece that cannot do its work panics
 //! and says why: in a test there is nobody to hand an error to.
@@ -18,6 +19,7 @@
 struct Readme;
 
 mod checker;
+pub mod differential;
 mod fake;
 pub mod faults;
 mod fleet;
@@ -25,7 +27,7 @@ pub mod model;
 mod process;
 mod proxy;
 mod server;
-mod simulation;
+pub mod simulation;
 mod tls;
 mod wait;
 
@@ -37,6 +39,5 @@ pub use fake::{Command, FakeServer, Reply};
 pub use fleet::Fleet;
 pub use proxy::Proxy;
 pub use server::{RedisServer, ServerOptions, StartError};
-pub use simulation::{Mistake, Outcome, Simulation};
 pub use tls::Certificates;
 pub use wait::{Answer, all_vote, eventually};

@@ -2,7 +2,7 @@
 //! `cargo run --release -p redlock-tests --bin sim -- --seeds N`.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use redlock_tests::{Mistake, Outcome, Simulation};
+use redlock_tests::simulation::{Mistake, Outcome, Simulation};
 
 fn run(seed: u64, mistake: Option<Mistake>) -> Outcome {
     Simulation { seed, nodes: Simulation::nodes_of(seed), mistake }.run()

@@ -1,9 +1,10 @@
 //! A group: what is asked of all its nodes at once.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::error::{LockError, NodeReport};
 use crate::fencing::Highest;

@@ -76,3 +76,5 @@ pub use self::checker::{Checker, Hold, Violation};
 pub use self::cluster::{Cluster, Node};
 #[doc(hidden)]
 pub use crate::node::simulated::Mutant;
+#[doc(hidden)]
+pub use crate::node::twin;

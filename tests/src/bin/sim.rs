@@ -1,58 +1,47 @@
-//! Many simulated runs: `sim --seeds N [--from S] [--nodes 3|5|7] [--mutant m1…m14] [--json]`.
-//!
-//! Without `--nodes` it is the seed that decides how many servers there are. With `--trace`
-//! everything that happens is printed: with `--seeds 1 --from S`, what happened in a run that
-//! failed. It ends with 1 if something happened that must not. With `--mutant` it stops at the
-//! first run that finds the mistake, and ends with 1 if none does.
+//! Many simulated runs, each decided by its seed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::env::args;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use redlock_tests::{Mistake, Simulation};
+use clap::Parser;
+use redlock_tests::simulation::{Mistake, Simulation};
 
-const USAGE: &str =
-    "usage: sim --seeds N [--from S] [--nodes 3|5|7] [--mutant m1…m14] [--json] [--trace]";
-
-#[derive(Default)]
-struct Wanted {
+/// Clients lock on simulated servers that fail; exits with 1 if two of them held a key at the same
+/// time, a fencing token was not larger than an earlier one, a key was left behind, or no lock
+/// could be had in the end. A seed is the same run every time.
+#[derive(Debug, Parser)]
+#[command(name = "sim")]
+struct Options {
+    /// How many runs.
+    #[arg(long, default_value_t = 100)]
     seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
     from: u64,
+    /// Servers; unless set the seed decides between three, five and seven.
+    #[arg(long)]
     nodes: Option<usize>,
-    mistake: Option<Mistake>,
+    /// A mistake, m1 to m14, that the clients make. It is expected to be found, and the first run
+    /// that does is the last.
+    #[arg(long)]
+    mutant: Option<Mistake>,
+    /// Print the sums as JSON, and nothing else.
+    #[arg(long)]
     json: bool,
+    /// Print everything that happens.
+    #[arg(long)]
     trace: bool,
 }
 
-fn wanted() -> Option<Wanted> {
-    let mut wanted = Wanted { seeds: 100, ..Wanted::default() };
-    let mut args = args().skip(1);
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--seeds" => wanted.seeds = args.next()?.parse().ok()?,
-            "--from" => wanted.from = args.next()?.parse().ok()?,
-            "--nodes" => wanted.nodes = Some(args.next()?.parse().ok()?),
-            "--mutant" => wanted.mistake = Some(args.next()?.parse().ok()?),
-            "--json" => wanted.json = true,
-            "--trace" => wanted.trace = true,
-            _ => return None,
-        }
-    }
-    Some(wanted)
-}
-
 fn main() -> ExitCode {
-    let Some(wanted) = wanted() else {
-        eprintln!("{USAGE}");
-        return ExitCode::from(2);
-    };
+    let wanted = Options::parse();
     let began = Instant::now();
     let (mut runs, mut holds, mut faults, mut trace) = (0, 0, 0, 0);
     let mut failed = Vec::new();
     for seed in wanted.from..wanted.from + wanted.seeds {
         let nodes = wanted.nodes.unwrap_or_else(|| Simulation::nodes_of(seed));
-        let outcome = Simulation { seed, nodes, mistake: wanted.mistake }.run();
+        let outcome = Simulation { seed, nodes, mistake: wanted.mutant }.run();
         runs += 1;
         holds += outcome.holds;
         faults += outcome.faults;
@@ -66,7 +55,7 @@ fn main() -> ExitCode {
                 outcome.violations.iter().take(5).for_each(|violation| println!("  {violation}"));
             }
             failed.push(seed);
-            if wanted.mistake.is_some() {
+            if wanted.mutant.is_some() {
                 break;
             }
         }
@@ -85,7 +74,7 @@ fn main() -> ExitCode {
             failed.len()
         );
     }
-    match wanted.mistake.is_some() == failed.is_empty() {
+    match wanted.mutant.is_some() == failed.is_empty() {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
     }

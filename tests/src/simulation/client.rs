@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::clock::SkewedClock;
-use super::{KEYS, MAX_TTL, Mistake, TTL, World};
+use super::{KEYS, LATEST, MAX_TTL, Mistake, TTL, World};
 
 pub(super) struct Client {
     number: usize,
@@ -50,6 +50,17 @@ impl Client {
         self.world.trace.note(format_args!("c{} {what}", self.number));
     }
 
+    /// Now and then what is sent next is held up on its way to every server.
+    fn maybe_late(&mut self, what: &str) {
+        if self.rng.u8(..12) == 0 {
+            for node in self.world.cluster.nodes() {
+                let late = Duration::from_millis(self.rng.u64(60..=LATEST.as_millis() as u64));
+                node.deliver_late(late);
+            }
+            self.world.trace.fault(format_args!("c{} {what} late", self.number));
+        }
+    }
+
     async fn lock(&mut self, key: &str, ttl: Duration) -> Option<Guard> {
         let renew = if self.rng.u8(..4) == 0 { Renew::Yes } else { Renew::No };
         let wait = [0, 0, 300, 2_000][self.rng.usize(..4)];
@@ -62,6 +73,7 @@ impl Client {
         if matches!(self.world.mistake, Some(Mistake::ValidFromTheEnd | Mistake::LateMajority)) {
             self.clock.freeze();
         }
+        self.maybe_late("locks");
         let locked = timeout(patience, request).await;
         self.clock.thaw(self.world.mistake == Some(Mistake::LateMajority));
         match locked {
@@ -100,6 +112,7 @@ impl Client {
         }
         self.note(format_args!("leaves {key}, {:?}", guard.state()));
         drop(hold);
+        self.maybe_late("releases");
         match self.rng.bool() {
             true => drop(guard),
             false => {
@@ -111,6 +124,7 @@ impl Client {
 
     async fn extend(&mut self, key: &str, guard: &Guard) {
         let ttl = if self.rng.bool() { TTL } else { MAX_TTL };
+        self.maybe_late("extends");
         let extended = guard.extend(ttl).await;
         self.note(format_args!("extends {key} to {ttl:?}: {:?}", extended.is_ok()));
         if extended.is_err()

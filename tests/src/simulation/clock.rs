@@ -32,11 +32,19 @@ struct Frozen {
     stood_still: Duration,
 }
 
+/// By how many millionths a clock runs too fast: as far as it may, or anything in between.
+pub(super) fn rate(rng: &mut Rng) -> i64 {
+    match rng.bool() {
+        true => RATE_PPM * [-1, 1][rng.usize(..2)],
+        false => rng.i64(-RATE_PPM..=RATE_PPM),
+    }
+}
+
 impl SkewedClock {
     pub(super) fn random(rng: &mut Rng) -> Self {
         Self {
             began: Instant::now(),
-            rate_ppm: rng.i64(-RATE_PPM..=RATE_PPM),
+            rate_ppm: rate(rng),
             wrong_by: WRONG_BY_MICROS[rng.usize(..WRONG_BY_MICROS.len())],
             frozen: Arc::default(),
         }

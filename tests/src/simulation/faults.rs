@@ -6,11 +6,7 @@ use fastrand::Rng;
 use redlock_core::testing::Node;
 use tokio::time::{Instant, sleep};
 
-use super::{MAX_TTL, TTL, World};
-
-/// How long a command may be held up at most: what it could do then has been made void until
-/// after that.
-const LATEST: Duration = MAX_TTL;
+use super::{LATEST, TTL, World};
 
 /// For how long the locks and counters that a server lost are missed.
 const MOURNING: Duration = Duration::from_millis(3_500);
@@ -21,15 +17,12 @@ pub(super) struct Nemesis<'w> {
     rng: Rng,
     /// When which server lost its data last.
     losses: Vec<Option<Instant>>,
-    /// Whether a majority may lose its data at once: then there may be no lock for a while, but
-    /// never two.
     merciless: bool,
 }
 
 impl<'w> Nemesis<'w> {
-    pub(super) fn new(world: &'w World, mut rng: Rng) -> Self {
+    pub(super) fn new(world: &'w World, merciless: bool, rng: Rng) -> Self {
         let losses = vec![None; world.cluster.nodes().len()];
-        let merciless = rng.u8(..4) == 0;
         Self { world, rng, losses, merciless }
     }
 
@@ -46,10 +39,14 @@ impl<'w> Nemesis<'w> {
         Duration::from_millis(self.rng.u64(from..=to))
     }
 
+    fn late(&mut self) -> Duration {
+        self.millis(60, LATEST.as_millis() as u64)
+    }
+
     fn strike(&mut self) {
         let number = self.rng.usize(..self.losses.len());
         let node = self.world.cluster.node(number);
-        let text = match self.rng.u8(..16) {
+        let text = match self.rng.u8(..17) {
             0..=2 => {
                 node.pause();
                 self.later(number, 2_000, Node::resume);
@@ -78,17 +75,24 @@ impl<'w> Nemesis<'w> {
                 "loses replies".to_owned()
             }
             9..=11 => {
-                let late = self.rng.u64(60..=LATEST.as_millis() as u64);
-                node.deliver_late(Duration::from_millis(late));
-                format!("hears the next command {late} ms late")
+                let late = self.late();
+                node.deliver_late(late);
+                format!("hears the next command {late:?} late")
             }
             12 => {
                 node.cut();
                 "is cut off".to_owned()
             }
+            13 => {
+                for node in self.world.cluster.nodes() {
+                    let late = self.late();
+                    node.deliver_late(late);
+                }
+                "and all others hear the next command late".to_owned()
+            }
             loss if self.may_lose(number) => {
                 match loss {
-                    13 => node.flush(),
+                    14 => node.flush(),
                     _ => node.restart_empty(),
                 }
                 self.losses[number] = Some(Instant::now());

@@ -5,7 +5,7 @@
 //! posted later, except for commands of the same key, which never overtake each other.
 
 use std::collections::HashSet;
-use std::future::{poll_fn, ready};
+use std::future::{pending, poll_fn, ready};
 use std::mem::take;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -49,18 +49,29 @@ impl<'l> Batch<'l> {
         commands: Vec<Command>,
         by: ScriptBy,
     ) -> Self {
-        let (calls, pipeline) = match connection.dialect() {
-            Dialect::Guarded(guarding) => guarded(commands, by, guarding),
-            Dialect::Plain { native_delete } => plain(commands, by, *native_delete),
-        };
-        let replies = Box::pin(connection.send(pipeline, calls.len()));
-        let fate = NodeAnswer::Failed("its connection task ended".into());
-        let mut batch = Self { mailbox, calls, by, sent: Instant::now(), replies, fate };
+        let (mut batch, pipeline) = Self::prepare(mailbox, connection.dialect(), commands, by);
+        batch.replies = Box::pin(connection.send(pipeline, batch.calls.len()));
         let begun = poll_fn(|cx| Poll::Ready(batch.replies.as_mut().poll(cx))).await;
         if let Poll::Ready(replies) = begun {
             batch.replies = Box::pin(ready(replies));
         }
         batch
+    }
+
+    /// A batch that is not sent so far, and what it says to the server.
+    pub(super) fn prepare(
+        mailbox: &'l Mailbox,
+        dialect: &Dialect,
+        commands: Vec<Command>,
+        by: ScriptBy,
+    ) -> (Self, Pipeline) {
+        let (calls, pipeline) = match dialect {
+            Dialect::Guarded(guarding) => guarded(commands, by, guarding),
+            Dialect::Plain { native_delete } => plain(commands, by, *native_delete),
+        };
+        let fate = NodeAnswer::Failed("its connection task ended".into());
+        let replies = Box::pin(pending());
+        (Self { mailbox, calls, by, sent: Instant::now(), replies, fate }, pipeline)
     }
 
     /// Casts the votes. Returns the commands that are to be sent again, with their script in

@@ -45,14 +45,16 @@ impl Introduction {
 
 /// What is asked of a server in one command.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
-    pub(crate) op: Op,
-    pub(crate) key: Key,
-    pub(crate) token: Token,
+#[cfg_attr(not(feature = "test-util"), allow(unreachable_pub))]
+#[allow(clippy::exhaustive_structs, missing_docs, reason = "public to checkers only")]
+pub struct Asked {
+    pub op: Op,
+    pub key: Key,
+    pub token: Token,
 }
 
 /// All that one server knows.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Dataset {
     /// Tells one run of the server from its others.
     run: u64,
@@ -63,7 +65,7 @@ pub(crate) struct Dataset {
 }
 
 /// What the server knows of itself.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Record {
     run: u64,
     epoch: u32,
@@ -136,6 +138,12 @@ impl Dataset {
     #[cfg(any(test, feature = "test-util"))]
     pub(crate) fn holders(&self, micros: u64) -> impl Iterator<Item = (&Key, &Token)> {
         self.held.iter(micros / 1_000)
+    }
+
+    /// When it votes, and until when there may be void tokens.
+    #[cfg(feature = "test-util")]
+    pub(super) fn times(&mut self) -> Option<(&mut u64, &mut u64)> {
+        self.record.as_mut().map(|record| (&mut record.until, &mut record.void_until))
     }
 
     /// Decides whether the server votes, as it is before each batch.
@@ -356,7 +364,7 @@ fn counted(answer: NodeAnswer, counter: Counter) -> Vote {
 
 /// Values that live until a time. What has expired is swept out when there is much of it, so that
 /// memory follows what is alive.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Expiring<K, V> {
     entries: HashMap<K, (V, u64)>,
     sweep_at: usize,

@@ -23,6 +23,9 @@ mod redis;
 #[cfg(feature = "test-util")]
 pub(crate) mod simulated;
 mod survey;
+#[cfg(feature = "test-util")]
+#[doc(hidden)]
+pub mod twin;
 mod wire;
 
 pub(crate) use self::connection::Identities;
@@ -50,7 +53,9 @@ pub(crate) trait Node: fmt::Debug + Send + Sync {
 
 /// What a node can be asked to do with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Op {
+#[cfg_attr(not(feature = "test-util"), allow(unreachable_pub))]
+#[allow(clippy::exhaustive_enums, missing_docs, reason = "public to checkers only")]
+pub enum Op {
     /// Set the key to the token if nobody holds it, and raise its counter: to `proposal`, or by
     /// one.
     Acquire { ttl: Duration, proposal: u64 },
