@@ -1,4 +1,58 @@
-//! Fencing tokens, and what one process knows of them.
+//! Fencing tokens, and how that which is written to checks them.
+//!
+//! A lock ends by time. Whoever holds it may be paused right before a write, and the write may be
+//! slow on its way: it then arrives when somebody else has the lock. So the [`FencingToken`] of
+//! the lock goes along with the write, and the store refuses one that is smaller than what it has
+//! seen. A token that nobody checks is worth nothing.
+//!
+//! # In SQL
+//!
+//! One more column for what the key of the lock names, say `fence BIGINT NOT NULL DEFAULT 0`,
+//! checked and set by the statement that writes:
+//!
+//! ```sql
+//! UPDATE accounts SET balance = $balance, fence = $token
+//!  WHERE id = $id AND fence <= $token
+//! ```
+//!
+//! If it affected no row, a later lock has written: roll back, and tell the caller so.
+//!
+//! - **`<=`, not `<`**: no two locks of a key share a token, so an equal one is of this very lock,
+//!   which may well write twice. That the same write does not come twice is the task of a unique
+//!   key, not of the token.
+//! - **Write before you read**: a holder that decides by what it reads sets `fence` first, in the
+//!   same transaction or in one before. Until then an earlier holder can still write, also between
+//!   the reading and the writing of the later one.
+//! - **A column for each lock**: tokens of different keys say nothing about each other. What is
+//!   written under the lock of an account and also under that of a payment has two fences.
+//! - **Keep the row**: with a row that is deleted its fence is gone, and a late writer that inserts
+//!   where nothing is would not be noticed.
+//!
+//! The [payments example](https://github.com/redlock-rs/redlock/tree/main/examples/payments) does
+//! this on SQLite.
+//!
+//! # In Redis
+//!
+//! [`FENCED_HSET`] is `HSET` with that check. The token is one of the fields, so that it is kept,
+//! copied and lost together with what it protects.
+//!
+//! ```no_run
+//! use redlock_core::fencing::{FENCED_HSET, FencingToken};
+//!
+//! /// `false`: a later lock has written.
+//! async fn mark_as_paid(
+//!     redis: &mut redis::aio::MultiplexedConnection,
+//!     token: FencingToken,
+//! ) -> redis::RedisResult<bool> {
+//!     let write = redis::Script::new(FENCED_HSET);
+//!     write.key("invoice:7").arg(token.get()).arg("state").arg("paid").invoke_async(redis).await
+//! }
+//! ```
+//!
+//! # Over HTTP
+//!
+//! The token is sent in a header, `Fencing-Token: 1764000000000000`, and the service that gets the
+//! request checks it: `tower_redlock::fencing` has both sides.
 
 use std::fmt;
 use std::num::ParseIntError;
@@ -9,6 +63,13 @@ use twox_hash::XxHash3_64;
 
 use crate::key::Key;
 pub use crate::protocol::fence::FenceBasis;
+
+/// A script that writes fields of a hash in Redis or Valkey, unless a later lock has done so.
+///
+/// Its key is the hash, its arguments are the token and each field with its value. It answers 1,
+/// or 0 if it wrote nothing because the field `fence`, where it keeps the token, is larger. See
+/// [the module](self#in-redis) for how to call it.
+pub const FENCED_HSET: &str = include_str!("fencing/hset.lua");
 
 /// Counters per server. Keys share them: a counter for each key that was ever locked would grow
 /// without end.
@@ -24,7 +85,7 @@ pub(crate) const BUCKETS: u64 = 1024;
 /// won has the larger one, *whatever clocks, pauses and networks do*, as long as a majority of the
 /// servers keeps its data or stays away for as long as a lock may last. Tokens of different keys
 /// say nothing about each other, and there are gaps. A token is below 2^53, so that it survives
-/// JSON, a `BIGINT` and a script of Redis.
+/// JSON, a `BIGINT` and a script of Redis. [How a store checks it](crate::fencing).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {

@@ -21,6 +21,7 @@
 //!   [`inspect`](Redlock::inspect), [`close`](Redlock::close).
 //! - [`Request`] is one acquisition: time to live, waiting, renewal.
 //! - [`Guard`] owns a lock, [`Lease`] is a view of it.
+//! - [`fencing`] is how a store refuses whoever has lost a lock and does not know it yet.
 //! - [`Config`] names the servers, [`RingScheme`] spreads keys over groups of them.
 //! - [`LockError`] tells "locked by somebody else" from "the lock service is not there".
 //!
@@ -74,7 +75,7 @@
 //! majority of the servers lose their data at once, that clocks run at rates within the configured
 //! drift of each other, and that this process looks at its lease before it acts: one that is paused
 //! finds out too late. No lock service can remove the last condition; that is what a
-//! [`FencingToken`] is for.
+//! [`FencingToken`] is for, if [what is written to](fencing) checks it.
 //!
 //! A server that lost its data, or was never used, does not vote until the locks that it may have
 //! forgotten have run out ([`Safety::Guarded`]): [`Redlock::provision`] puts new servers to use,
@@ -110,7 +111,7 @@
 mod clock;
 mod config;
 mod error;
-mod fencing;
+pub mod fencing;
 mod group;
 mod guard;
 mod keeper;
@@ -149,6 +150,7 @@ pub use self::config::{
     CheckPolicy, Config, ConfigBuilder, ConfigError, Group, Safety, Server, ServerCheck,
 };
 pub use self::error::{ErrorKind, LockError, NodeAnswer, NodeReport};
+#[doc(inline)]
 pub use self::fencing::{FenceBasis, FencingToken};
 pub use self::guard::{Guard, Released};
 pub use self::key::{IntoKey, InvalidKey, Key};

@@ -4,6 +4,7 @@
 
 mod checks;
 mod configurations;
+mod fenced_writes;
 mod incarnation;
 mod least_rights;
 mod states;
