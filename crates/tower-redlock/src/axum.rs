@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::extract::{FromRequestParts, Path};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
-use redlock_core::{Key, Lease};
+use redlock_core::{FencingToken, Key, Lease};
 
 use crate::rejection::Rejection;
 use crate::scope::LockScope;
@@ -95,6 +95,13 @@ impl<R> Locked<R> {
     #[must_use]
     pub fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// The fencing token of the lock, for whatever is written to: see [`redlock_core::fencing`].
+    /// `None` if the servers are used in [`Safety::Plain`](redlock_core::Safety::Plain).
+    #[must_use]
+    pub fn fencing_token(&self) -> Option<FencingToken> {
+        self.lease.fencing_token()
     }
 
     /// What was extracted. It stays locked until the response is ready.

@@ -1,10 +1,14 @@
 //! What a request locks: key functions, and what they may return.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderName, StatusCode};
 use redlock_core::Key;
+
+/// A key function as a layer keeps it.
+pub(crate) type KeyFn = Arc<dyn Fn(&Parts) -> Result<Option<Key>, KeyRejection> + Send + Sync>;
 
 /// What a key function may return.
 ///

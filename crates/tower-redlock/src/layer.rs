@@ -10,10 +10,10 @@ use redlock_core::{Redlock, Renew};
 use tower_layer::Layer;
 
 use crate::detached::Detached;
-use crate::key::IntoResourceKey;
+use crate::key::{IntoResourceKey, KeyFn};
 use crate::rejection::{Rejection, Render};
 use crate::service::RedlockService;
-use crate::settings::{Disconnect, Hold, KeyFn, Lost, Settings};
+use crate::settings::{Disconnect, Hold, Lost, Settings};
 
 /// Holds a lock for as long as a request is being handled.
 ///

@@ -18,6 +18,8 @@
 //!   [`http`]: axum, tonic, hyper.
 //! - [`Locked<R>`](Locked) is an axum extractor whose argument is locked while the handler runs.
 //! - [`LockScope`] locks more, from within a handler.
+//! - [`FenceLayer`] is for the other side: a service that is called under a lock refuses requests
+//!   that come when the lock has passed on. See [`fencing`].
 //!
 //! # Answers
 //!
@@ -32,6 +34,9 @@
 //! | [the request has no usable key](#bad-lock-key) | 400, or what the key function says | `…#bad-lock-key` |
 //! | [`Locked<_>` without a layer](#missing-lock-layer) | 500 | `…#missing-lock-layer` |
 //! | [the layer asks for nonsense](#lock-misconfigured) | 500 | `…#lock-misconfigured` |
+//! | [the fencing token is smaller than one that came before](#stale-token) | 412 | `…#stale-token` |
+//! | [there is no fencing token, or none that can be read](#bad-fencing-token) | 428, 400 | `…#bad-fencing-token` |
+//! | [the store of fencing tokens is not there](#fences-unavailable) | 503 and `Retry-After` | `…#fences-unavailable` |
 //!
 //! ```
 //! use http::{Request, StatusCode, header::RETRY_AFTER};
@@ -77,6 +82,16 @@
 //! ## lock-misconfigured
 //! The lock can't be asked for as the layer does, for example with a time to live of zero.
 //!
+//! ## stale-token
+//! The request was sent under a lock that somebody else has got since. Nothing was done. Whoever
+//! sent it has lost the lock, and should begin anew.
+//!
+//! ## bad-fencing-token
+//! The request must be sent under a lock, with its token in the header `Fencing-Token`.
+//!
+//! ## fences-unavailable
+//! Whether the fencing token is stale could not be found out. Nothing was done.
+//!
 //! # Where in a stack
 //!
 //! Authentication goes over the layer: whoever is not let in locks nothing. A timeout under the
@@ -108,7 +123,8 @@
 //! It keeps two requests from running at once; it does not make a request idempotent, and one
 //! that is stopped half-way leaves its half behind. Record what was done, in the same
 //! transaction as doing it. A process that is paused for longer than its lease finds out too
-//! late: check [`Lease::remaining`](redlock_core::Lease::remaining) before what can't be undone.
+//! late: check [`Lease::remaining`](redlock_core::Lease::remaining) before what can't be undone, and
+//! let what you write to check the [fencing token](redlock_core::fencing).
 //!
 //! # Features
 //!
@@ -124,6 +140,7 @@
 mod axum;
 mod body;
 mod detached;
+pub mod fencing;
 mod future;
 pub mod key;
 mod layer;
@@ -141,6 +158,7 @@ struct Readme;
 pub use self::axum::{LockResource, Locked, LockedRejection};
 pub use self::body::{LockLost, ResponseBody};
 pub use self::detached::Detached;
+pub use self::fencing::{FenceLayer, FenceService, FenceStore, MemoryFences};
 pub use self::future::ResponseFuture;
 pub use self::key::{IntoResourceKey, KeyRejection};
 pub use self::layer::RedlockLayer;

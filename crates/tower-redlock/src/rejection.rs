@@ -1,5 +1,6 @@
-//! What a client is told when there is no lock: a status, and an RFC 9457 problem.
+//! What a client is told when it is not let in: a status, and an RFC 9457 problem.
 
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,12 @@ pub enum RejectionKind {
     MissingLayer,
     /// The layer asks for what makes no sense, such as a time to live of zero: 500.
     Misconfigured,
+    /// The fencing token is smaller than one that came before: 412.
+    StaleToken,
+    /// The fencing token can't be read: 400. Or there is none: 428.
+    BadToken,
+    /// The store of the fencing tokens is not there: 503.
+    FencesUnavailable,
 }
 
 impl RejectionKind {
@@ -38,6 +45,9 @@ impl RejectionKind {
             Self::BadKey => "bad-lock-key",
             Self::MissingLayer => "missing-lock-layer",
             Self::Misconfigured => "lock-misconfigured",
+            Self::StaleToken => "stale-token",
+            Self::BadToken => "bad-fencing-token",
+            Self::FencesUnavailable => "fences-unavailable",
         }
     }
 
@@ -49,11 +59,14 @@ impl RejectionKind {
             Self::BadKey => "The request has no usable lock key",
             Self::MissingLayer => "The lock layer is missing",
             Self::Misconfigured => "The lock layer is misconfigured",
+            Self::StaleToken => "The fencing token is stale",
+            Self::BadToken => "The request has no usable fencing token",
+            Self::FencesUnavailable => "The store of fencing tokens is unavailable",
         }
     }
 }
 
-/// A request that got no lock, or lost it. Turns into a response: by default an RFC 9457 problem
+/// A request that got no lock, or lost it, here or on its way. Turns into a response: by default an RFC 9457 problem
 /// that never shows the key, a token or the address of a server.
 ///
 /// ```json
@@ -71,7 +84,7 @@ pub struct Rejection {
     status: StatusCode,
     detail: String,
     retry_after: Option<Duration>,
-    source: Option<Arc<LockError>>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
     render: Option<Render>,
 }
 
@@ -111,7 +124,7 @@ impl Rejection {
     /// The error of the lock, for logs: it names servers and who holds the key.
     #[must_use]
     pub fn lock_error(&self) -> Option<&LockError> {
-        self.source.as_deref()
+        self.source.as_ref()?.downcast_ref()
     }
 
     /// The stable URI of what happened, the `type` of the problem.
@@ -156,6 +169,23 @@ impl Rejection {
         self
     }
 
+    /// Tells whoever runs the service, who may know more than the client.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn logged(self) -> Self {
+        let (kind, error) = (self.kind, self.source.as_deref().map(tracing::field::display));
+        if self.status.is_server_error() {
+            tracing::warn!(?kind, error, "{self}");
+        } else {
+            tracing::debug!(?kind, error, "{self}");
+        }
+        self
+    }
+
+    #[cfg(not(feature = "tracing"))]
+    pub(crate) fn logged(self) -> Self {
+        self
+    }
+
     fn new(kind: RejectionKind, status: StatusCode, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         Self { kind, status, detail, retry_after: None, source: None, render: None }
@@ -181,6 +211,25 @@ impl Rejection {
     pub(crate) fn request_over() -> Self {
         let detail = "the request whose locks these are is over";
         Self::new(RejectionKind::Lost, StatusCode::SERVICE_UNAVAILABLE, detail).retriable(None)
+    }
+
+    /// The answer to a request whose fencing token is smaller than what the store has seen, for
+    /// handlers that check it themselves: 412.
+    #[must_use]
+    pub fn stale_token() -> Self {
+        let detail = "the lock that this request was sent under has passed on to another";
+        Self::new(RejectionKind::StaleToken, StatusCode::PRECONDITION_FAILED, detail)
+    }
+
+    pub(crate) fn bad_token(status: StatusCode, detail: &str) -> Self {
+        Self::new(RejectionKind::BadToken, status, detail)
+    }
+
+    pub(crate) fn no_fences(error: Box<dyn Error + Send + Sync>) -> Self {
+        let detail = "it can't be told whether the request is late; try again later";
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        let rejection = Self::new(RejectionKind::FencesUnavailable, unavailable, detail);
+        Self { source: Some(error.into()), ..rejection.retriable(None) }
     }
 
     pub(crate) fn shutting_down() -> Self {
@@ -243,8 +292,8 @@ impl fmt::Display for Rejection {
     }
 }
 
-impl std::error::Error for Rejection {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+impl Error for Rejection {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref().map(|error| error as _)
     }
 }
@@ -286,7 +335,7 @@ mod tests {
         assert!(rejection.retry_after().unwrap() > Duration::from_secs(8));
         assert_eq!(rejection.to_string(), rejection.detail());
         assert!(rejection.detail().contains("another request"));
-        let source = std::error::Error::source(&rejection).unwrap().to_string();
+        let source = rejection.source().unwrap().to_string();
         let debug = format!("{rejection:?}");
         assert!(source.contains("holder") && debug.contains("holder"), "{debug}");
         assert!(!body(&rejection.to_problem()).to_string().contains("holder"));
@@ -319,6 +368,9 @@ mod tests {
             RejectionKind::BadKey,
             RejectionKind::MissingLayer,
             RejectionKind::Misconfigured,
+            RejectionKind::StaleToken,
+            RejectionKind::BadToken,
+            RejectionKind::FencesUnavailable,
         ];
         let mut seen = std::collections::HashSet::new();
         for kind in kinds {

@@ -74,6 +74,13 @@ impl Held {
 }
 
 impl LockScope {
+    /// The lease of the lock that the layer itself took for this request. `None` if its key
+    /// function named no key, or the request is over.
+    #[must_use]
+    pub fn lease(&self) -> Option<Lease> {
+        self.shared.held.lock().own.as_ref().map(|guard| guard.lease().clone())
+    }
+
     /// Locks the key for the rest of the request, with the time to live, waiting and renewal that
     /// the layer was given. A key that this request holds already is not locked twice: its lease
     /// is shared.

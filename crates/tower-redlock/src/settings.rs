@@ -1,7 +1,6 @@
 //! What is locked, for how long, and what happens when things go wrong.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
@@ -9,7 +8,7 @@ use http::request::Parts;
 use redlock_core::{Key, Redlock, Renew, Request};
 
 use crate::detached::Detached;
-use crate::key::KeyRejection;
+use crate::key::{KeyFn, KeyRejection};
 use crate::rejection::{Rejection, Render};
 
 /// How long the lock of a request is held.
@@ -52,8 +51,6 @@ pub enum Lost {
     /// that ask their lease before each step.
     Continue,
 }
-
-pub(crate) type KeyFn = Arc<dyn Fn(&Parts) -> Result<Option<Key>, KeyRejection> + Send + Sync>;
 
 #[derive(Clone)]
 pub(crate) struct Settings {
@@ -109,18 +106,7 @@ impl Settings {
     }
 
     pub(crate) fn rejected(&self, rejection: impl Into<Rejection>) -> Rejection {
-        let rejection = rejection.into().rendered_by(self.render.as_ref());
-        #[cfg(feature = "tracing")]
-        {
-            let (kind, error) = (rejection.kind(), rejection.lock_error());
-            let error = error.map(tracing::field::display);
-            if rejection.status().is_server_error() {
-                tracing::warn!(?kind, error, "{rejection}");
-            } else {
-                tracing::debug!(?kind, error, "{rejection}");
-            }
-        }
-        rejection
+        rejection.into().rendered_by(self.render.as_ref()).logged()
     }
 }
 

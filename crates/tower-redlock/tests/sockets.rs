@@ -4,7 +4,7 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::post;
@@ -187,6 +187,40 @@ async fn another_instance_is_told_423_and_for_how_long() {
     assert_eq!(finish(running.await.unwrap().unwrap()).await, StatusCode::OK);
     let response = two.send_request(payment(second, "k")).await.unwrap();
     assert_eq!(finish(response).await, StatusCode::OK);
+}
+
+/// Servers that were never used may have forgotten locks, for all that anybody knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_in_quarantine_are_503_and_retry_after_is_when_they_vote() {
+    let fleet = Fleet::start(3).await;
+    let config = Config::servers(fleet.urls())
+        .ttl(Duration::from_secs(4))
+        .node_deadline(Duration::from_millis(400));
+    let redlock = Redlock::new(config.build().unwrap());
+    let app = Router::new().route("/", post(|| async {})).layer(locking(redlock));
+    let (address, _server) = serve(app).await;
+    let (mut client, _connection) = http1(address).await;
+    let mut pay = async || {
+        client.ready().await.unwrap();
+        client.send_request(payment(address, "k")).await.unwrap()
+    };
+
+    let (told, after) = eventually(SOON, "the servers to be connected to", async || {
+        let (told, refused) = (Instant::now(), pay().await);
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let after: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+        finish(refused).await;
+        // Those that are not connected yet are tried again within a second.
+        (after > 1).then_some((told, Duration::from_secs(after)))
+    })
+    .await;
+    assert!(after <= Duration::from_secs(5), "{after:?}");
+    eventually(SOON, "the servers to vote", async || finish(pay().await).await == StatusCode::OK)
+        .await;
+    let waited = told.elapsed();
+    assert!(waited + Duration::from_secs(1) >= after, "told {after:?}, and it was {waited:?}");
+    tokio::time::sleep_until((told + after).into()).await;
+    assert_eq!(finish(pay().await).await, StatusCode::OK, "as was told");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
