@@ -8,6 +8,7 @@ use redlock_core::Key;
 use serde::Deserialize;
 use tower_redlock::{LockResource, Locked};
 
+use crate::fence::Fence;
 use crate::problem::{Problem, check_amount, parse};
 use crate::store::{Account, Store};
 
@@ -43,12 +44,13 @@ pub(crate) async fn withdraw(
 ) -> Result<Json<Account>, Problem> {
     let Withdrawal { amount_cents } = parse(body)?;
     check_amount(amount_cents)?;
+    let fence = Fence::of(account.fencing_token())?;
     let AccountId(id) = &account.0;
     let Some(before) = store.account(id).await? else {
         return Err(Problem::not_found("account", id));
     };
     // A payment may come in between, it does not lock the account: the store has the last word.
-    if before.balance_cents < amount_cents || !store.withdraw(id, amount_cents).await? {
+    if before.balance_cents < amount_cents || !store.withdraw(id, amount_cents, fence).await? {
         return Err(Problem::insufficient_funds(id));
     }
     let after = store.account(id).await?;

@@ -4,12 +4,15 @@
 //!   instances of the service: the others are told 423 while it runs.
 //! - The **record** ([`Store`]) makes a payment idempotent: it is written before anybody is
 //!   charged, and finished in the same transaction as the charge. A lock alone could not do that.
+//! - The **fence** is the token of the lock, which the store checks with every write: a request
+//!   that was paused until its lock was gone is refused.
 //! - The **provider** ([`Provider`]) is given the id of the payment, so that one which was cut off
 //!   in the middle is not charged twice when it is taken up again.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod accounts;
+mod fence;
 mod idempotency;
 mod payments;
 mod problem;

@@ -8,7 +8,9 @@ use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use tower_redlock::LockScope;
 
+use crate::fence::Fence;
 use crate::idempotency::IdempotencyKey;
 use crate::problem::{PROBLEM_JSON, Problem, check_amount, parse};
 use crate::provider::Provider;
@@ -22,14 +24,16 @@ pub(crate) async fn pay(
     State(store): State<Store>,
     State(provider): State<Provider>,
     key: IdempotencyKey,
+    scope: LockScope,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let payment: NewPayment = parse(body)?;
     check_amount(payment.amount_cents)?;
+    let fence = Fence::of(scope.lease().and_then(|lease| lease.fencing_token()))?;
 
     let refused = Problem::insufficient_funds(&payment.account);
     let refusal = Answer { status: refused.status(), body: refused.body() };
-    let payment_id = match store.begin(&key, &payment, &refusal).await? {
+    let payment_id = match store.begin(&key, &payment, &refusal, fence).await? {
         Begun::InProgress { payment_id } => payment_id,
         Begun::Finished(answer) => return Ok(replay(answer)),
         Begun::Refused => return Err(refused),
@@ -48,7 +52,7 @@ pub(crate) async fn pay(
         "status": "charged",
     });
     let charged = Answer { status: StatusCode::CREATED, body: charged.to_string() };
-    store.finish(&payment_id, &payment, &charged).await?;
+    store.finish(&payment_id, &payment, &charged, fence).await?;
     Ok(respond(charged))
 }
 

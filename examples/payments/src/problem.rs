@@ -8,6 +8,8 @@ use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use crate::fence::WriteError;
+
 /// Says what is wrong with a request, or that we are.
 #[derive(Debug)]
 pub(crate) struct Problem {
@@ -54,6 +56,19 @@ impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         tracing::error!(%error, "the database failed");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the payment store failed; try again later")
+    }
+}
+
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Self {
+        let status = match error {
+            // Not 412: the client made no condition. Its request met another one, which came later
+            // and was let in because this one took too long.
+            WriteError::Stale => StatusCode::CONFLICT,
+            WriteError::NoToken => StatusCode::INTERNAL_SERVER_ERROR,
+            WriteError::Failed(error) => return error.into(),
+        };
+        Self::new(status, error.to_string())
     }
 }
 

@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
-use sqlx::{SqliteConnection, query, query_as, query_scalar};
+use sqlx::query::Query;
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+};
+use sqlx::{Sqlite, SqliteConnection, query, query_as, query_scalar};
 use uuid::Uuid;
 
+use crate::fence::{Fence, WriteError};
 use crate::idempotency::IdempotencyKey;
 
 /// Takes the write lock at once: a transaction that reads first could not be sure to get it later.
@@ -109,7 +113,8 @@ impl Store {
         IdempotencyKey { tenant, key }: &IdempotencyKey,
         payment: &NewPayment,
         refusal: &Answer,
-    ) -> Result<Begun, sqlx::Error> {
+        fence: Fence,
+    ) -> Result<Begun, WriteError> {
         type Row = (String, String, i64, Option<u16>, Option<String>);
         let mut transaction = self.pool.begin_with(WRITE).await?;
         let found: Option<Row> = query_as(
@@ -125,10 +130,14 @@ impl Store {
                 return Ok(Begun::OtherPayment);
             }
             let status = status.and_then(|status| StatusCode::from_u16(status).ok());
-            return Ok(match status.zip(response) {
-                Some((status, body)) => Begun::Finished(Answer { status, body }),
-                None => Begun::InProgress { payment_id },
-            });
+            if let Some((status, body)) = status.zip(response) {
+                return Ok(Begun::Finished(Answer { status, body }));
+            }
+            // Whoever began it can't finish it from here on.
+            let taken_up = query("UPDATE payments SET fence = ?2 WHERE id = ?1 AND fence <= ?2");
+            fenced(taken_up.bind(&payment_id).bind(fence), &mut transaction).await?;
+            transaction.commit().await?;
+            return Ok(Begun::InProgress { payment_id });
         }
         let Some(available) = available(&mut transaction, &payment.account).await? else {
             return Ok(Begun::NoAccount);
@@ -137,8 +146,8 @@ impl Store {
         let payment_id = format!("pay_{}", Uuid::now_v7().simple());
         query(
             "INSERT INTO payments
-             (id, tenant, idempotency_key, account, amount_cents, status, response)
-             VALUES (?, ?, ?, ?, ?, ?, ?)",
+             (id, tenant, idempotency_key, account, amount_cents, status, response, fence)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(&payment_id)
         .bind(tenant)
@@ -147,6 +156,7 @@ impl Store {
         .bind(payment.amount_cents)
         .bind(refused.map(|answer| answer.status.as_u16()))
         .bind(refused.map(|answer| &answer.body))
+        .bind(fence)
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
@@ -160,24 +170,33 @@ impl Store {
         payment_id: &str,
         NewPayment { account, amount_cents }: &NewPayment,
         answer: &Answer,
-    ) -> Result<(), sqlx::Error> {
+        fence: Fence,
+    ) -> Result<(), WriteError> {
         let mut transaction = self.pool.begin_with(WRITE).await?;
-        let finished =
-            query("UPDATE payments SET status = ?, response = ? WHERE id = ? AND status IS NULL")
-                .bind(answer.status.as_u16())
-                .bind(&answer.body)
-                .bind(payment_id)
-                .execute(&mut *transaction)
-                .await?;
-        if finished.rows_affected() == 1 {
-            book(&mut transaction, account, *amount_cents, Some(payment_id)).await?;
+        let finished = query_scalar("SELECT status IS NOT NULL FROM payments WHERE id = ?");
+        if finished.bind(payment_id).fetch_one(&mut *transaction).await? {
+            return Ok(());
         }
-        transaction.commit().await
+        let finish = query(
+            "UPDATE payments SET status = ?2, response = ?3, fence = ?4
+             WHERE id = ?1 AND fence <= ?4",
+        );
+        let finish = finish.bind(payment_id).bind(answer.status.as_u16()).bind(&answer.body);
+        fenced(finish.bind(fence), &mut transaction).await?;
+        book(&mut transaction, account, *amount_cents, Some(payment_id)).await?;
+        Ok(transaction.commit().await?)
     }
 
-    /// Books a withdrawal. `false`: the balance is too low, or there is no such account.
-    pub(crate) async fn withdraw(&self, id: &str, amount_cents: i64) -> Result<bool, sqlx::Error> {
+    /// Books a withdrawal. `false`: the balance is too low.
+    pub(crate) async fn withdraw(
+        &self,
+        id: &str,
+        amount_cents: i64,
+        fence: Fence,
+    ) -> Result<bool, WriteError> {
         let mut transaction = self.pool.begin_with(WRITE).await?;
+        let mine = query("UPDATE accounts SET fence = ?2 WHERE id = ?1 AND fence <= ?2");
+        fenced(mine.bind(id).bind(fence), &mut transaction).await?;
         if available(&mut transaction, id).await?.is_none_or(|available| available < amount_cents) {
             return Ok(false);
         }
@@ -225,6 +244,17 @@ async fn account(
             .fetch_one(connection)
             .await?;
     Ok(Some(Account { account: id.into(), balance_cents, charges }))
+}
+
+/// Writes to a row that is there, if no later lock has: an equal token is of the same lock.
+async fn fenced(
+    write: Query<'_, Sqlite, SqliteArguments>,
+    connection: &mut SqliteConnection,
+) -> Result<(), WriteError> {
+    match write.execute(connection).await?.rows_affected() {
+        0 => Err(WriteError::Stale),
+        _ => Ok(()),
+    }
 }
 
 /// What can be spent: the balance without what payments in progress have put aside.

@@ -1,0 +1,179 @@
+//! A writer that was paused until its lock was gone, and a store that notices.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::Request;
+use futures_util::stream::once;
+use http_body_util::BodyExt;
+use payments::{App, Provider, Store};
+use redlock_core::{Config, FencingToken, Redlock, Safety};
+use redlock_tests::eventually;
+use sqlx::query;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tower::ServiceExt;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Two instances of the service on one database. Their locks know nothing of each other: what one
+/// has that was paused for longer than its locks last.
+struct Service {
+    one: Router,
+    two: Router,
+    locks: [Redlock; 2],
+    provider: Provider,
+    pool: SqlitePool,
+    _directory: TempDir,
+}
+
+impl Service {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let database = SqliteConnectOptions::new().filename(directory.path().join("payments.db"));
+        let store = Store::open(database.clone()).await.unwrap();
+        let provider = Provider::new(Duration::from_secs(1));
+        let locks = [Redlock::in_memory(), Redlock::in_memory()];
+        let instance = |redlock: &Redlock| {
+            let (store, provider) = (store.clone(), provider.clone());
+            payments::app(App { store, provider, redlock: redlock.clone() }).0
+        };
+        let [one, two] = locks.each_ref().map(instance);
+        let pool = SqlitePool::connect_with(database).await.unwrap();
+        Self { one, two, locks, provider, pool, _directory: directory }
+    }
+
+    async fn balance(&self) -> i64 {
+        let balance = "SELECT balance_cents FROM accounts WHERE id = 'alice'";
+        sqlx::query_scalar(balance).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// Waits until the row of a payment is there, or was taken up by one with a larger token.
+    async fn fence_above(&self, last: i64) -> i64 {
+        eventually(SOON, "the payment is noted", async || {
+            let fence = sqlx::query_scalar("SELECT fence FROM payments").fetch_one(&self.pool);
+            fence.await.ok().filter(|fence| *fence > last)
+        })
+        .await
+    }
+}
+
+async fn send(app: Router, path: &str, body: Body) -> (u16, String) {
+    let request = Request::post(path).header("idempotency-key", "k").body(body).unwrap();
+    let response = app.oneshot(request).await.unwrap();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8_lossy(&body).into_owned())
+}
+
+const WITHDRAWALS: &str = "/accounts/alice/withdrawals";
+const TEN: &str = r#"{"amount_cents":10}"#;
+
+/// A withdrawal whose lock has passed on before its body arrives, and one under the later lock.
+async fn late_withdrawal(service: &Service, before_it_writes: &'static str) -> (u16, String) {
+    let (arrive, arriving) = oneshot::channel::<Bytes>();
+    let body = Body::from_stream(once(arriving));
+    let late = send(service.one.clone(), WITHDRAWALS, body);
+    let late = tokio::spawn(late);
+    eventually(SOON, "the first to have its lock", async || {
+        service.locks[0].inspect("account:alice").await.unwrap().held
+    })
+    .await;
+    let (status, _) = send(service.two.clone(), WITHDRAWALS, Body::from(TEN)).await;
+    assert_eq!(status, 200);
+    query(before_it_writes).execute(&service.pool).await.unwrap();
+    arrive.send(TEN.into()).unwrap();
+    late.await.unwrap()
+}
+
+#[tokio::test]
+async fn a_withdrawal_whose_lock_has_passed_on_is_refused() {
+    let service = Service::start().await;
+    let (status, body) = late_withdrawal(&service, "SELECT 1").await;
+    assert_eq!(status, 409, "{body}");
+    assert!(body.contains("later request") && body.contains(r#""status":409"#), "{body}");
+    assert_eq!(service.balance().await, 99_990);
+    // Nothing is wrong with the account: the next lock has a larger token.
+    assert_eq!(send(service.one.clone(), WITHDRAWALS, Body::from(TEN)).await.0, 200);
+    assert_eq!(service.balance().await, 99_980);
+}
+
+/// The control: nothing but the fence would have kept it out.
+#[tokio::test]
+async fn the_same_withdrawal_is_booked_if_the_store_has_forgotten_the_token() {
+    let service = Service::start().await;
+    let (status, body) = late_withdrawal(&service, "UPDATE accounts SET fence = 0").await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(service.balance().await, 99_980);
+}
+
+#[tokio::test]
+async fn a_payment_that_was_taken_up_by_a_later_request_is_finished_by_that_one_alone() {
+    let service = Service::start().await;
+    let pay = |app: &Router| {
+        let body = Body::from(r#"{"account":"alice","amount_cents":10}"#);
+        let app = app.clone();
+        async move { send(app, "/payments", body).await }
+    };
+    let first = tokio::spawn(pay(&service.one));
+    let fence = service.fence_above(0).await;
+    let second = tokio::spawn(pay(&service.two));
+    let later = service.fence_above(fence).await;
+    let (status, body) = first.await.unwrap();
+    assert_eq!(status, 409, "{body}");
+    assert_eq!(service.balance().await, 100_000, "not booked yet");
+
+    let (status, charged) = second.await.unwrap();
+    assert_eq!(status, 201, "{charged}");
+    assert_eq!((service.balance().await, service.provider.charges()), (99_990, 1));
+    assert_eq!(service.fence_above(fence).await, later);
+    assert_eq!(pay(&service.one).await, (201, charged), "and the first has it on asking again");
+}
+
+#[tokio::test]
+async fn nobody_writes_under_a_lock_that_has_no_token() {
+    let service = Service::start().await;
+    let plain = Config::memory().safety(Safety::Plain).build().unwrap();
+    let store = "sqlite::memory:".parse().unwrap();
+    let app = App {
+        store: Store::open(store).await.unwrap(),
+        provider: service.provider.clone(),
+        redlock: Redlock::new(plain),
+    };
+    let (status, body) = send(payments::app(app).0, WITHDRAWALS, Body::from(TEN)).await;
+    assert_eq!(status, 500);
+    assert!(body.contains("no fencing token"), "{body}");
+}
+
+/// The statement of the documentation, with a holder that decides by what it has read.
+#[tokio::test]
+async fn the_documented_statement_refuses_a_holder_that_read_before_it_was_paused() {
+    const FENCED: &str = "UPDATE accounts SET balance_cents = ?1, fence = ?2
+                          WHERE id = 'alice' AND fence <= ?2";
+    const UNFENCED: &str = "UPDATE accounts SET balance_cents = ?1, fence = ?2 WHERE id = 'alice'";
+    for (statement, late_writes, left) in [(FENCED, 0, 40_000), (UNFENCED, 1, 90_000)] {
+        let service = Service::start().await;
+        let write = async |balance: i64, token: FencingToken| {
+            let write = query(statement).bind(balance).bind(token.get() as i64);
+            write.execute(&service.pool).await.unwrap().rows_affected()
+        };
+        let redlock = &service.locks[0];
+        let earlier = redlock.lock("account:alice").await.unwrap();
+        let token = earlier.fencing_token().unwrap();
+        let read = service.balance().await;
+        // It is paused here, and its lock runs out.
+        redlock.unlock("account:alice", &earlier.hand_over()).await.unwrap();
+
+        let later = redlock.lock("account:alice").await.unwrap();
+        let balance = service.balance().await;
+        for spent in [50_000, 60_000] {
+            let written = write(balance - spent, later.fencing_token().unwrap()).await;
+            assert_eq!(written, 1, "one lock may write twice");
+        }
+        assert_eq!(write(read - 10_000, token).await, late_writes, "{statement}");
+        assert_eq!(service.balance().await, left, "{statement}");
+    }
+}
