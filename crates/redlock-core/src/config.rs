@@ -137,7 +137,7 @@ impl Config {
         }
     }
 
-    fn from_list(list: &str) -> Result<Self, ConfigError> {
+    pub(crate) fn from_list(list: &str) -> Result<Self, ConfigError> {
         if list.trim().is_empty() {
             return Err(ConfigError::new(SERVERS_VARIABLE, "(empty or not set)", SERVERS_FIX));
         }

@@ -112,6 +112,10 @@ mod clock;
 mod config;
 mod error;
 pub mod fencing;
+/// Nothing of it is meant to last.
+#[cfg(feature = "test-util")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod guard;
 mod keeper;

@@ -15,6 +15,8 @@ use crate::token::Token;
 mod batch;
 mod connection;
 mod dataset;
+#[cfg(feature = "test-util")]
+pub(crate) mod fuzzing;
 mod guarded;
 mod lane;
 mod mailbox;
