@@ -1,4 +1,4 @@
-//! Simulated runs: a few hundred here, as many as wanted by
+//! Simulated runs: a few here, as many as wanted by
 //! `cargo run --release -p redlock-tests --bin sim -- --seeds N`.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -11,13 +11,13 @@ fn run(seed: u64, mistake: Option<Mistake>) -> Outcome {
 #[test]
 fn no_run_has_two_holders_a_token_that_shrinks_a_key_that_is_left_or_no_lock_in_the_end() {
     let (mut holds, mut faults) = (0, 0);
-    for seed in 0..200 {
+    for seed in 0..40 {
         let outcome = run(seed, None);
         assert!(outcome.violations.is_empty(), "seed {seed}: {:#?}", outcome.violations);
         holds += outcome.holds;
         faults += outcome.faults;
     }
-    assert!(holds > 2_000 && faults > 10_000, "{holds} locks, {faults} faults");
+    assert!(holds > 500 && faults > 3_000, "{holds} locks, {faults} faults");
 }
 
 #[test]
@@ -33,10 +33,14 @@ fn the_same_seed_is_the_same_run() {
     }
 }
 
+/// The seed that found each of them last is tried first.
 #[test]
 fn every_mistake_is_found() {
-    for mistake in Mistake::ALL {
-        let found = (0..400).find(|seed| !run(*seed, Some(mistake)).violations.is_empty());
-        assert!(found.is_some(), "{mistake:?} is not found in 400 runs");
+    let found = |mistake, seed| !run(seed, Some(mistake)).violations.is_empty();
+    for (mistake, seed) in Mistake::ALL.into_iter().zip(FOUND_BY) {
+        let seed = [seed].into_iter().chain(0..400).find(|seed| found(mistake, *seed));
+        assert!(seed.is_some(), "{mistake:?} is not found in 400 runs");
     }
 }
+
+const FOUND_BY: [u64; Mistake::ALL.len()] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];

@@ -92,6 +92,50 @@
 //! ## fences-unavailable
 //! Whether the fencing token is stale could not be found out. Nothing was done.
 //!
+//! # Testing
+//!
+//! What does a handler answer while the lock service fails? With the feature `test-util` of
+//! `redlock-core`, an ordinary test can tell, without servers and without waiting:
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use axum::{Router, body::Body, routing::post};
+//! use http::{Request, StatusCode};
+//! use redlock_core::testing::Cluster;
+//! use tower::ServiceExt;
+//! use tower_redlock::{RedlockLayer, key};
+//!
+//! async fn pay() -> &'static str {
+//!     tokio::time::sleep(Duration::from_secs(60)).await;
+//!     "charged"
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // #[tokio::test(start_paused = true)]
+//! let cluster = Cluster::new(3);
+//! let layer = RedlockLayer::new(cluster.redlock(), key::header("idempotency-key"));
+//! let app = Router::new().route("/payments", post(pay)).layer(layer);
+//! let request = || Request::post("/payments").header("idempotency-key", "1").body(Body::empty());
+//!
+//! // One server of three may stand still: the lock is renewed for as long as the handler runs.
+//! cluster.node(0).pause();
+//! assert_eq!(app.clone().oneshot(request()?).await?.status(), StatusCode::OK);
+//!
+//! // A second one stands still while the handler runs: it is stopped when the lock is lost.
+//! let answer = tokio::spawn(app.clone().oneshot(request()?));
+//! tokio::time::sleep(Duration::from_secs(5)).await;
+//! cluster.node(1).pause();
+//! assert_eq!(answer.await??.status(), StatusCode::SERVICE_UNAVAILABLE);
+//!
+//! // They go on, and so does the service.
+//! cluster.heal();
+//! tokio::time::sleep(Duration::from_secs(1)).await;
+//! assert_eq!(app.oneshot(request()?).await?.status(), StatusCode::OK);
+//! # Ok(()) }
+//! ```
+//!
 //! # Where in a stack
 //!
 //! Authentication goes over the layer: whoever is not let in locks nothing. A timeout under the
