@@ -29,10 +29,11 @@ use trace::Trace;
 const TTL: Duration = Duration::from_secs(1);
 
 /// The longest that a lock may ask for.
-const MAX_TTL: Duration = Duration::from_secs(3);
+const MAX_TTL: Duration = Duration::from_secs(5);
 
-/// How long a command may be held up at most: for longer it is not kept void.
-const LATEST: Duration = MAX_TTL;
+/// How long a command may be held up at most. With the longest delay and the longest pause on top
+/// that is less than the time for which it is kept void.
+const LATEST: Duration = Duration::from_secs(3);
 
 /// For how long things go wrong.
 const TROUBLE: Duration = Duration::from_secs(30);

@@ -37,7 +37,7 @@ impl Client {
             if let Some(guard) = self.lock(key, ttl).await {
                 self.hold(key, ttl, guard).await;
             }
-            let pause = self.millis(0, 150);
+            let pause = self.millis(0, 100);
             sleep(pause).await;
         }
     }
@@ -63,7 +63,7 @@ impl Client {
 
     async fn lock(&mut self, key: &str, ttl: Duration) -> Option<Guard> {
         let renew = if self.rng.u8(..4) == 0 { Renew::Yes } else { Renew::No };
-        let wait = [0, 0, 300, 2_000][self.rng.usize(..4)];
+        let wait = [0, 300, 2_000, 4_000][self.rng.usize(..4)];
         let request = self.redlock.lock(key).ttl(ttl).renew(renew);
         let request = request.wait(Duration::from_millis(wait));
         let patience = match self.rng.u8(..6) {
@@ -100,10 +100,10 @@ impl Client {
 
     async fn hold(&mut self, key: &str, ttl: Duration, guard: Guard) {
         let hold = self.world.checker.enter(key, &guard);
-        for _ in 0..self.rng.usize(1..=3) {
+        for _ in 0..self.rng.usize(1..=2) {
             let ttl = u64::try_from(ttl.as_millis()).unwrap();
             // The last is who was stopped and finds out too late.
-            let most = [20, 200, ttl / 2, ttl, 2 * ttl][self.rng.usize(..5)];
+            let most = [5, 20, 100, ttl / 2, ttl, 2 * ttl][self.rng.usize(..6)];
             let work = self.millis(0, most);
             sleep(work).await;
             if self.rng.bool() {

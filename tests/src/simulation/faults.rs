@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::{LATEST, TTL, World};
 
 /// For how long the locks and counters that a server lost are missed.
-const MOURNING: Duration = Duration::from_millis(3_500);
+const MOURNING: Duration = Duration::from_millis(5_500);
 
 /// Whoever makes things go wrong.
 pub(super) struct Nemesis<'w> {
@@ -29,7 +29,7 @@ impl<'w> Nemesis<'w> {
     pub(super) async fn rage(mut self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end {
-            let pause = self.millis(10, 500);
+            let pause = self.millis(10, 800);
             sleep(pause).await;
             self.strike();
         }
@@ -49,7 +49,7 @@ impl<'w> Nemesis<'w> {
         let text = match self.rng.u8(..17) {
             0..=2 => {
                 node.pause();
-                self.later(number, 2_000, Node::resume);
+                self.later(number, 1_200, Node::resume);
                 "stands still".to_owned()
             }
             3 | 4 => {
@@ -59,7 +59,7 @@ impl<'w> Nemesis<'w> {
                 format!("is slower by {delay:?}")
             }
             5 => {
-                let delay = self.millis(60, 1_500);
+                let delay = self.millis(60, 700);
                 node.delay(delay);
                 self.later(number, 300, |node| node.delay(Duration::ZERO));
                 format!("is far slower by {delay:?}")

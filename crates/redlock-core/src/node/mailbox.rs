@@ -146,6 +146,7 @@ impl Mailbox {
                     _ => {}
                 }
             }
+            state.void_what_waits();
         }
         for command in commands {
             command.seat.answer(answer.clone());
@@ -237,10 +238,79 @@ impl State {
         }
     }
 
+    /// A release that waits for the next connection already.
+    fn void_what_waits(&mut self) {
+        let releases = self.queue.iter_mut().filter(|command| command.op.is_release());
+        for release in releases {
+            if self.doubtful.remove(&release.token) {
+                release.op = Op::Void;
+            }
+        }
+    }
+
     fn owe(&mut self, command: &Command) {
+        self.doubtful.remove(&command.token);
         if self.debts.len() == MAX_DEBTS {
             self.debts.pop_front();
         }
         self.debts.push_back(Debt { key: command.key.clone(), token: command.token.clone() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::round::{Round, Seat};
+
+    fn command(op: Op, token: &Token) -> Command {
+        let seat = Seat::new(Arc::new(Round::new(1)), 0);
+        Command { op, key: Key::new("k").unwrap(), token: token.clone(), seat }
+    }
+
+    fn acquire(token: &Token) -> Command {
+        command(Op::Acquire { ttl: Duration::from_secs(1), proposal: 0 }, token)
+    }
+
+    fn ops(commands: &[Command]) -> Vec<Op> {
+        commands.iter().map(|command| command.op).collect()
+    }
+
+    #[test]
+    fn what_was_acquired_on_a_connection_that_is_gone_is_made_void_once() {
+        let (mailbox, token) = (Mailbox::default(), Token::generate("me").unwrap());
+        mailbox.push(acquire(&token));
+        let lost = mailbox.take(9);
+        mailbox.lost(lost, &NodeAnswer::TimedOut);
+        for op in [Op::Release, Op::Release] {
+            mailbox.push(command(op, &token));
+        }
+        assert_eq!(ops(&mailbox.take(9)), [Op::Void, Op::Release]);
+    }
+
+    #[test]
+    fn a_release_that_waits_when_its_acquisition_is_lost_makes_it_void() {
+        let (mailbox, token) = (Mailbox::default(), Token::generate("me").unwrap());
+        mailbox.push(acquire(&token));
+        let sent = mailbox.take(1);
+        mailbox.push(command(Op::Reclaim, &token));
+        mailbox.lost(sent, &NodeAnswer::TimedOut);
+        assert_eq!(ops(&mailbox.take(9)), [Op::Void]);
+    }
+
+    #[test]
+    fn what_was_answered_is_released_as_ever_and_debts_leave_no_doubt() {
+        let (mailbox, token) = (Mailbox::default(), Token::generate("me").unwrap());
+        mailbox.push(acquire(&token));
+        mailbox.done(mailbox.take(9).len());
+        mailbox.push(command(Op::Release, &token));
+        assert_eq!(ops(&mailbox.take(9)), [Op::Release]);
+        mailbox.push(acquire(&token));
+        let lost = mailbox.take(9);
+        mailbox.trip(&"down".into());
+        mailbox.lost(lost, &NodeAnswer::TimedOut);
+        mailbox.push(command(Op::Release, &token));
+        assert!(mailbox.state.lock().doubtful.is_empty());
     }
 }
