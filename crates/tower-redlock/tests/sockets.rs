@@ -194,7 +194,7 @@ async fn another_instance_is_told_423_and_for_how_long() {
 async fn servers_in_quarantine_are_503_and_retry_after_is_when_they_vote() {
     let fleet = Fleet::start(3).await;
     let config = Config::servers(fleet.urls())
-        .ttl(Duration::from_secs(4))
+        .ttl(Duration::from_secs(6))
         .node_deadline(Duration::from_millis(400));
     let redlock = Redlock::new(config.build().unwrap());
     let app = Router::new().route("/", post(|| async {})).layer(locking(redlock));
@@ -214,13 +214,10 @@ async fn servers_in_quarantine_are_503_and_retry_after_is_when_they_vote() {
         (after > 1).then_some((told, Duration::from_secs(after)))
     })
     .await;
-    assert!(after <= Duration::from_secs(5), "{after:?}");
     eventually(SOON, "the servers to vote", async || finish(pay().await).await == StatusCode::OK)
         .await;
-    let waited = told.elapsed();
-    assert!(waited + Duration::from_secs(1) >= after, "told {after:?}, and it was {waited:?}");
-    tokio::time::sleep_until((told + after).into()).await;
-    assert_eq!(finish(pay().await).await, StatusCode::OK, "as was told");
+    let (waited, second) = (told.elapsed(), Duration::from_secs(1));
+    assert!(after <= waited + second && waited <= after + second, "{after:?}, not {waited:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
