@@ -8,13 +8,12 @@ use redlock_tests::Fleet;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::contender::{Mode, connect};
+use crate::contender::{Mode, connect_patiently};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// What is done to a key, by a client or by a script.
-const ON_KEYS: [&str; 10] =
-    ["set", "get", "del", "pttl", "pexpire", "delex", "delifeq", "exists", "hset", "hdel"];
+const ON_KEYS: [&str; 7] = ["set", "get", "del", "pttl", "pexpire", "delex", "delifeq"];
 
 /// Calls of a script; one may serve many keys.
 const SCRIPT_CALLS: [&str; 2] = ["evalsha", "eval"];
@@ -29,8 +28,7 @@ pub(crate) struct Counters {
     pub(crate) mode: Mode,
     pub(crate) cycles: usize,
     pub(crate) tasks: usize,
-    /// SET, and the script's GET and DEL, on each node: what a lock can't do without. The guarded
-    /// mode looks for a tombstone and writes a counter as well.
+    /// SET, and the script's GET and DEL, on each node: what a lock can't do without.
     pub(crate) key_commands_per_cycle: f64,
     /// One per node for a lock that is alone; fewer where releases go together.
     pub(crate) script_calls_per_cycle: f64,
@@ -50,7 +48,7 @@ pub(crate) struct Dropped {
 }
 
 pub(crate) async fn count(fleet: &Fleet, mode: Mode) -> Result<Counters> {
-    let redlock = connect(&fleet.urls(), mode).await?;
+    let redlock = connect_patiently(&fleet.urls(), mode).await?;
     let before = Totals::of(fleet).await;
     let mut running = JoinSet::new();
     for task in 0..TASKS {
@@ -81,7 +79,7 @@ pub(crate) async fn count(fleet: &Fleet, mode: Mode) -> Result<Counters> {
 }
 
 pub(crate) async fn drop_futures(fleet: &Fleet, mode: Mode) -> Result<Dropped> {
-    let redlock = connect(&fleet.urls(), mode).await?;
+    let redlock = connect_patiently(&fleet.urls(), mode).await?;
     for index in 0..DROPPED {
         let mut locking = redlock.lock(format!("dropped:{index}")).into_future();
         // Polled for the last time before, between or after its answers.

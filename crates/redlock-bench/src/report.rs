@@ -28,10 +28,7 @@ impl Report {
         let mut faults = Vec::new();
         let nodes = self.nodes as f64;
         for Counters { mode, key_commands_per_cycle: on_keys, .. } in &self.counters {
-            let expected = match mode {
-                Mode::Plain => 3.0 * nodes,
-                Mode::Guarded => 5.0 * nodes,
-            };
+            let expected = 3.0 * nodes;
             if (on_keys - expected).abs() > 0.005 {
                 faults.push(format!("{mode}: {on_keys:.4} commands on keys, not {expected:.2}"));
             }
