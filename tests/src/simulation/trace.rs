@@ -1,9 +1,8 @@
 //! What happened in a run.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use twox_hash::XxHash3_64;
 
 #[derive(Debug)]
 pub(super) struct Trace {
@@ -43,8 +42,7 @@ impl Trace {
     /// The hash of all lines, the lines, the violations, and how many faults there were.
     pub(super) fn end(&self) -> (u64, Vec<String>, Vec<String>, usize) {
         let state = std::mem::take(&mut *self.state.lock());
-        let mut hasher = DefaultHasher::new();
-        state.lines.hash(&mut hasher);
-        (hasher.finish(), state.lines, state.violations, state.faults)
+        let hash = XxHash3_64::oneshot(state.lines.join("\n").as_bytes());
+        (hash, state.lines, state.violations, state.faults)
     }
 }
