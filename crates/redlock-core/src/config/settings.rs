@@ -84,11 +84,11 @@ enum PolicySetting {
 #[serde(deny_unknown_fields, expecting = "a server's fields")]
 struct ServerFields {
     host: Secret,
-    port: Option<u16>,
-    ssl: Option<bool>,
+    port: Option<Number<u16>>,
+    ssl: Option<Flag>,
     username: Option<Secret>,
     auth: Option<Secret>,
-    database: Option<u32>,
+    database: Option<Number<u32>>,
 }
 
 #[derive(serde::Deserialize)]
@@ -192,7 +192,7 @@ impl super::Backoff {
 impl From<ServerFields> for Server {
     fn from(fields: ServerFields) -> Self {
         let mut server = Self::new(fields.host.0);
-        if let Some(port) = fields.port {
+        if let Some(Number(port)) = fields.port {
             server = server.port(port);
         }
         if let Some(Secret(username)) = fields.username {
@@ -201,12 +201,46 @@ impl From<ServerFields> for Server {
         if let Some(Secret(password)) = fields.auth {
             server = server.auth(password);
         }
-        server.ssl(fields.ssl.unwrap_or(false)).database(fields.database.unwrap_or(0))
+        if let Some(Flag(ssl)) = fields.ssl {
+            server = server.ssl(ssl);
+        }
+        match fields.database {
+            Some(Number(database)) => server.database(database),
+            None => server,
+        }
     }
 }
 
 /// A text that no error repeats: serde's own say what they found instead of a text.
 struct Secret(String);
+
+/// A number, and yes or no: what was written in their place may be a password on the wrong line.
+struct Number<N>(N);
+struct Flag(bool);
+
+impl<'de, N: TryFrom<u64>> Deserialize<'de> for Number<N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        discreet(deserializer, "a number in its range")
+    }
+}
+
+impl<N: TryFrom<u64>> Discreet for Number<N> {
+    fn number(number: u64) -> Option<Self> {
+        number.try_into().ok().map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Flag {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        discreet(deserializer, "true or false")
+    }
+}
+
+impl Discreet for Flag {
+    fn flag(flag: bool) -> Option<Self> {
+        Some(Self(flag))
+    }
+}
 
 /// A list of which no error repeats what was found instead.
 struct List<T>(Vec<T>);
@@ -283,6 +317,14 @@ trait Discreet: Sized {
         None
     }
 
+    fn number(_: u64) -> Option<Self> {
+        None
+    }
+
+    fn flag(_: bool) -> Option<Self> {
+        None
+    }
+
     fn list<'de, A: SeqAccess<'de>>(_: A) -> Result<Option<Self>, A::Error> {
         Ok(None)
     }
@@ -329,16 +371,16 @@ impl<'de, T: Discreet> Visitor<'de> for Shapes<T> {
         T::fields(fields)?.ok_or_else(|| self.wrong())
     }
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<T, E> {
-        Err(self.wrong())
+    fn visit_bool<E: Error>(self, flag: bool) -> Result<T, E> {
+        T::flag(flag).ok_or_else(|| self.wrong())
     }
 
     fn visit_i64<E: Error>(self, _: i64) -> Result<T, E> {
         Err(self.wrong())
     }
 
-    fn visit_u64<E: Error>(self, _: u64) -> Result<T, E> {
-        Err(self.wrong())
+    fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
+        T::number(number).ok_or_else(|| self.wrong())
     }
 
     fn visit_f64<E: Error>(self, _: f64) -> Result<T, E> {
@@ -459,6 +501,10 @@ mod tests {
             (r#"{ "cluster": ["redis://:s3cret@a"] }"#, "expected a list of servers"),
             (r#"{ "servers": [["redis://:s3cret@a"]] }"#, "expected the URL of a server"),
             (r#"{ "servers": [{ "host": "a", "auth": 7373 }] }"#, "expected a text in quotes"),
+            (r#"{ "servers": [{ "host": "a", "port": "s3cret" }] }"#, "expected a number"),
+            (r#"{ "servers": [{ "host": "a", "port": 737373 }] }"#, "expected a number"),
+            (r#"{ "servers": [{ "host": "a", "database": "s3cret" }] }"#, "expected a number"),
+            (r#"{ "servers": [{ "host": "a", "ssl": "s3cret" }] }"#, "expected true or false"),
             (r#"{ "servers": [7373] }"#, "expected the URL of a server"),
             (r#"{ "servers": [-7373] }"#, "expected the URL of a server"),
             (r#"{ "servers": [73.73] }"#, "expected the URL of a server"),

@@ -92,6 +92,7 @@ pub struct Counter {
     pub since: u64,
 }
 
+#[allow(unreachable_pub, reason = "public to checkers only")]
 impl Counter {
     /// A counter that was never lost.
     #[must_use]
