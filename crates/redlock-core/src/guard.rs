@@ -72,6 +72,8 @@ impl Guard {
     /// Sets the time to live to `ttl` from now, on a majority of the nodes, and returns for how
     /// long the lock is valid then. Later renewals keep to the new `ttl`. It may be shorter than
     /// before; the lock then counts as valid for no longer than that from the moment of sending.
+    /// In [`Safety::Guarded`](crate::Safety::Guarded) servers then keep the key for as long as they
+    /// were told before, unless it is released.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {

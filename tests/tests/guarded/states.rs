@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use redlock_core::{ErrorKind, LeaseState, LostReason, Provisioned, Redlock, Renew};
-use redlock_tests::{Fleet, Proxy};
+use redlock_tests::{Fleet, Proxy, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 
@@ -54,6 +54,21 @@ async fn a_loss_is_told_no_later_than_the_end_of_validity_when_packets_are_dropp
     assert!(guard.remaining().is_zero());
     let late = Instant::now().saturating_duration_since(end);
     assert!(late.is_zero(), "told {late:?} after the servers may have given the lock away");
+}
+
+/// One that comes late could otherwise cut off what a later one was confirmed for.
+#[tokio::test]
+async fn a_shorter_extension_ends_the_lease_sooner_and_the_key_no_sooner() {
+    let fleet = Fleet::start(3).await;
+    let redlock = provisioned(&fleet, LONG).await;
+    let guard = redlock.lock("order").await.unwrap();
+    let validity = guard.extend(LONG / 4).await.unwrap();
+    assert!(validity < LONG / 4 && guard.remaining() < LONG / 4);
+    for server in &fleet {
+        let left = eventually(HANG, "the key", async || server.pttl("order").await).await;
+        assert!(left > LONG / 2, "{left:?}");
+    }
+    assert!(guard.extend(LONG).await.unwrap() > LONG / 2);
 }
 
 #[tokio::test]

@@ -198,13 +198,17 @@ impl Dataset {
                 if released != NodeAnswer::Granted {
                     self.void.set(token.clone(), (), now, session.void_until);
                     if let Some(record) = &mut self.record {
-                        record.void_until = session.void_until;
+                        record.void_until = record.void_until.max(session.void_until);
                     }
                 }
                 released.into()
             }
             Op::Inspect | Op::Provision { .. } => self.holder_of(key, now).into(),
-            Op::Extend { ttl } => self.extend(key, token, now, millis(ttl)).into(),
+            Op::Extend { ttl } => {
+                // Never shorter: one that comes late must not cut off what was confirmed since.
+                let left = self.held.remaining(key, now).unwrap_or_default();
+                self.extend(key, token, now, millis(ttl).max(left)).into()
+            }
             Op::Acquire { ttl, proposal } => {
                 let may_be_void = self.record.as_ref().is_some_and(|own| now < own.void_until);
                 if may_be_void && self.void.get(token, now).is_some() {

@@ -143,10 +143,15 @@ function commands.extend()
     return refusal
   end
   local holder = redis.pcall('GET', key)
-  if holder == token then
-    return redis.pcall('PEXPIRE', key, ttl)
+  if holder ~= token then
+    return holder_of(key, holder)
   end
-  return holder_of(key, holder)
+  -- Never shorter: an extension that comes late must not cut off one that was confirmed since.
+  local left = redis.pcall('PTTL', key)
+  if type(left) == 'number' and left >= tonumber(ttl) then
+    return 1
+  end
+  return redis.pcall('PEXPIRE', key, ttl)
 end
 
 function commands.confirm()
@@ -194,7 +199,7 @@ function commands.void()
   local key, void, token = key(), key(), arg()
   local released = release(key, token)
   if released ~= 1 then
-    void_until = now + quarantine
+    void_until = math.max(void_until, now + quarantine)
     redis.pcall('SET', void, 1, 'PX', whole(quarantine))
     redis.pcall('HSET', record, 'void', whole(void_until))
   end
