@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use redlock_core::{Clock, FenceBasis, Moment, Provisioned, Redlock, SystemClock};
 use redlock_tests::{Fleet, eventually};
+use twox_hash::XxHash3_64;
 
 use crate::{HANG, LONG, provisioned, redlock, settings};
 
@@ -94,6 +95,8 @@ async fn a_lock_of_servers_that_forgot_their_counters_is_ordered_by_clocks_and_t
     let fleet = Fleet::start(3).await;
     let short = Duration::from_millis(1_200);
     let redlock = Redlock::connect(settings(&fleet.urls(), short).build().unwrap()).await.unwrap();
+    // The hash of "order" says which counter it is.
+    let counter = format!("f{}", XxHash3_64::oneshot(b"order") % 1024);
     let basis = async || {
         let guard = redlock.lock("order").wait(HANG).await.unwrap();
         let (token, basis) = (guard.fencing_token().unwrap(), guard.fence_basis().unwrap());
@@ -104,6 +107,22 @@ async fn a_lock_of_servers_that_forgot_their_counters_is_ordered_by_clocks_and_t
     let (second, majority) = basis().await;
     assert_eq!((clock, majority), (FenceBasis::Clock, FenceBasis::Majority));
     assert!(second > first);
+
+    // A majority took part in those locks. The third server knows what it was taught since.
+    eventually(HANG, "all three to know the counter", async || {
+        basis().await;
+        for server in &fleet {
+            let mut connection = server.connection().await;
+            let mut ask = redis::cmd("HKEYS");
+            let fields: Vec<String> =
+                ask.arg("redlock:node").query_async(&mut connection).await.unwrap();
+            if !fields.contains(&counter) {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
 
     // One server forgets: the majority that remembers is asked, also by those who must rely on
     // the forgetful one to lock.
