@@ -186,6 +186,8 @@ mod body;
 mod detached;
 pub mod fencing;
 mod future;
+#[cfg(all(doctest, feature = "axum"))]
+mod guides;
 pub mod key;
 mod layer;
 mod rejection;

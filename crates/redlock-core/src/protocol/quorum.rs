@@ -306,6 +306,26 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_held_only_by_what_is_on_it() {
+        let held = NodeAnswer::Held { label: None, remaining: None };
+        assert!(held.is_held());
+        for other in [NodeAnswer::Granted, NodeAnswer::NotHeld, NodeAnswer::TimedOut] {
+            assert!(!other.is_held(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_counter_is_kept_with_the_node_that_told_it_first() {
+        let granted =
+            |value| Vote { answer: NodeAnswer::Granted, counter: Some(Counter::known(value)) };
+        let mut ballot = Ballot::new(3);
+        ballot.record(0, NodeAnswer::TimedOut);
+        ballot.record(2, granted(7));
+        ballot.record(2, granted(9));
+        assert_eq!(ballot.counters(), [(2, Counter::known(7))]);
+    }
+
+    #[test]
     fn every_answer_reads_as_what_the_node_did() {
         let held = |label: Option<&str>, remaining| NodeAnswer::Held {
             label: label.map(Into::into),
