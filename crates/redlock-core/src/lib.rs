@@ -160,7 +160,7 @@ pub use self::guard::{Guard, Released};
 pub use self::key::{IntoKey, InvalidKey, Key};
 pub use self::lease::Lease;
 pub use self::protocol::tenure::{LeaseState, LostReason};
-pub use self::redlock::{Closed, Inspection, Provisioned, Redlock};
+pub use self::redlock::{Closed, GroupHealth, Inspection, Provisioned, Redlock};
 pub use self::request::{Renew, Request};
 pub use self::ring::RingScheme;
 pub use self::token::{InvalidToken, Token};

@@ -77,6 +77,24 @@ pub struct Inspection {
     pub nodes: Vec<NodeReport>,
 }
 
+/// How the servers of one group stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupHealth {
+    /// Whether a majority of them can vote now: without it nothing can be locked in this group.
+    pub majority: bool,
+    /// What each server answered, in the order of the configuration.
+    pub nodes: Vec<NodeReport>,
+}
+
+impl GroupHealth {
+    /// How many servers can vote now.
+    #[must_use]
+    pub fn voting(&self) -> usize {
+        self.nodes.iter().filter(|node| node.answer.is_vote()).count()
+    }
+}
+
 impl Redlock {
     /// A lock service that connects on first use. Needs no runtime to be constructed.
     ///
@@ -362,6 +380,43 @@ impl Redlock {
             self.service.ask(Op::Count { bucket: bucket_of(&key) }, group, &key).await?;
         }
         Ok(())
+    }
+
+    /// How the servers stand, for a readiness endpoint: of every group, in the order of the
+    /// configuration, whether a majority can vote, and what each server answered. Unlike
+    /// [`ready`](Self::ready) it waits for all of them, at most a node deadline for each group, and
+    /// servers that don't answer are no error.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
+    /// # let redlock = redlock_core::Redlock::in_memory();
+    /// let groups = redlock.health().await?;
+    /// assert!(groups.iter().all(|group| group.majority));
+    /// assert_eq!(groups[0].voting(), groups[0].nodes.len());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](crate::ErrorKind::Closed); [`Unavailable`](crate::ErrorKind::Unavailable) if the
+    /// operating system gives no random bytes.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect.
+    pub async fn health(&self) -> Result<Vec<GroupHealth>, LockError> {
+        self.service.check_open()?;
+        let key = self.service.full_key(&Key::hashed("redlock:ready"));
+        let token = Token::generate(&self.config().label).map_err(LockError::no_randomness)?;
+        let mut health = Vec::with_capacity(self.service.groups.len());
+        for group in &self.service.groups {
+            let count = Op::Count { bucket: bucket_of(&key) };
+            let nodes = group.ask_each(count, &key, &token).await;
+            let mut group = GroupHealth { majority: false, nodes };
+            group.majority = group.voting() >= majority(group.nodes.len());
+            health.push(group);
+        }
+        Ok(health)
     }
 
     /// Puts servers to use that were just created: they vote at once. Without it a server that
