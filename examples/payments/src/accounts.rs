@@ -10,7 +10,7 @@ use tower_redlock::{LockResource, Locked};
 
 use crate::fence::Fence;
 use crate::problem::{Problem, check_amount, parse};
-use crate::store::{Account, Store};
+use crate::store::{Account, Entry, Store};
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct AccountId(String);
@@ -33,6 +33,17 @@ pub(crate) async fn show(
 ) -> Result<Json<Account>, Problem> {
     let account = store.account(&id).await?;
     account.map(Json).ok_or_else(|| Problem::not_found("account", &id))
+}
+
+/// The newest entries of the ledger.
+pub(crate) async fn ledger(
+    State(store): State<Store>,
+    Path(AccountId(id)): Path<AccountId>,
+) -> Result<Json<Vec<Entry>>, Problem> {
+    if store.account(&id).await?.is_none() {
+        return Err(Problem::not_found("account", &id));
+    }
+    Ok(Json(store.ledger(&id).await?))
 }
 
 /// Takes money out of an account, one request at a time: the argument is locked until the answer

@@ -2,7 +2,7 @@
 
 use redlock_core::FencingToken;
 
-/// A fencing token as SQLite keeps it.
+/// A fencing token as the databases keep it.
 #[derive(Clone, Copy, Debug, sqlx::Type)]
 #[sqlx(transparent)]
 pub(crate) struct Fence(i64);

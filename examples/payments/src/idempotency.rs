@@ -8,9 +8,12 @@ use tower_redlock::KeyRejection;
 
 use crate::problem::Problem;
 
-const HEADER: &str = "idempotency-key";
-const TENANT: &str = "x-tenant";
+pub(crate) const HEADER: &str = "idempotency-key";
+pub(crate) const TENANT: &str = "x-tenant";
 const MAX_LEN: usize = 255;
+
+/// The tenant of a request that names none.
+pub(crate) const PUBLIC: &str = "public";
 
 /// The `Idempotency-Key` of a request and the tenant it belongs to: two tenants may well choose
 /// the same key.
@@ -22,13 +25,21 @@ pub(crate) struct IdempotencyKey {
 
 /// What [`RedlockLayer`](tower_redlock::RedlockLayer) locks for a payment.
 pub(crate) fn lock_key(parts: &Parts) -> Result<Key, KeyRejection> {
-    let IdempotencyKey { tenant, key } = IdempotencyKey::of(parts)?;
-    Ok(Key::hashed(format!("{tenant}:{}:{}:{key}", parts.method, parts.uri.path())))
+    Ok(IdempotencyKey::of(parts)?.lock_key(parts.method.as_str(), parts.uri.path()))
 }
 
 impl IdempotencyKey {
-    fn of(parts: &Parts) -> Result<Self, KeyRejection> {
+    pub(crate) fn of(parts: &Parts) -> Result<Self, KeyRejection> {
         Ok(Self { tenant: tenant(parts)?, key: key(parts)? })
+    }
+
+    /// What was locked by the request that asked for this payment.
+    pub(crate) fn of_payment(&self) -> Key {
+        self.lock_key("POST", "/payments")
+    }
+
+    fn lock_key(&self, method: &str, path: &str) -> Key {
+        Key::hashed(format!("{}:{method}:{path}:{}", self.tenant, self.key))
     }
 }
 
@@ -43,7 +54,7 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
 
 /// A real service knows the tenant from its authentication; this one believes a header.
 fn tenant(parts: &Parts) -> Result<String, KeyRejection> {
-    let Some(value) = parts.headers.get(TENANT) else { return Ok("public".into()) };
+    let Some(value) = parts.headers.get(TENANT) else { return Ok(PUBLIC.into()) };
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
     match value.to_str() {
         Ok(tenant) if (1..=64).contains(&tenant.len()) && tenant.as_bytes().iter().all(plain) => {

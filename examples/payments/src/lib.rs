@@ -7,94 +7,145 @@
 //! - The **fence** is the token of the lock, which the store checks with every write: a request
 //!   that was paused until its lock was gone is refused.
 //! - The **provider** ([`Provider`]) is given the id of the payment, so that one which was cut off
-//!   in the middle is not charged twice when it is taken up again.
+//!   in the middle is not charged twice when it is taken up again, by a retry or by [`recover`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod accounts;
+mod demo;
+mod feed;
 mod fence;
+mod health;
 mod idempotency;
+mod page;
 mod payments;
 mod problem;
 mod provider;
+mod recovery;
+mod servers;
 mod settings;
 mod store;
+mod watch;
 
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, FromRef, State};
-use axum::http::{Method, StatusCode};
-use axum::middleware::map_response;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRef};
+use axum::http::Method;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use metrics_exporter_prometheus::PrometheusHandle;
 use redlock_core::Redlock;
-use serde_json::{Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::csrf::CsrfLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_http::trace::TraceLayer;
 use tower_redlock::{Detached, Disconnect, RedlockLayer};
 
-pub use crate::provider::Provider;
+pub use crate::demo::{Demo, Locks};
+use crate::feed::Feed;
+pub use crate::provider::{Behaviour, Provider, Simulation};
+pub use crate::recovery::recover;
+pub use crate::servers::Servers;
 pub use crate::settings::{Settings, SettingsError};
-pub use crate::store::Store;
+pub use crate::store::{DatabaseUrl, Store, UrlError};
 
 const MAX_BODY: usize = 64 * 1024;
 
 /// A client that stops in the middle of its request must not keep a lock.
 const MAX_BODY_PAUSE: Duration = Duration::from_secs(10);
 
-/// What the handlers work with.
+/// What the handlers work with. Cheap to clone; clones are the same service.
 #[derive(Clone, Debug)]
-#[expect(clippy::exhaustive_structs, reason = "whoever runs the service has all three")]
 pub struct App {
-    /// Where payments are kept.
-    pub store: Store,
-    /// Who moves the money.
-    pub provider: Provider,
-    /// Who keeps requests apart.
-    pub redlock: Redlock,
+    store: Store,
+    provider: Provider,
+    redlock: Redlock,
+    feed: Feed,
+    metrics: Metrics,
+    demo: Option<Demo>,
 }
 
-impl FromRef<App> for Store {
-    fn from_ref(app: &App) -> Self {
-        app.store.clone()
+/// What `/metrics` shows, if anything was installed that records.
+#[derive(Clone)]
+struct Metrics(Option<PrometheusHandle>);
+
+impl App {
+    /// A service that keeps payments in `store`, has `provider` move the money, and keeps requests
+    /// apart by `redlock`.
+    #[must_use]
+    pub fn new(store: Store, provider: Provider, redlock: Redlock) -> Self {
+        let metrics = Metrics(None);
+        Self { store, provider, redlock, feed: Feed::new(), metrics, demo: None }
+    }
+
+    /// Shows what was recorded at `/metrics`.
+    #[must_use]
+    pub fn metrics(mut self, metrics: PrometheusHandle) -> Self {
+        self.metrics = Metrics(Some(metrics));
+        self
+    }
+
+    /// Lets the page send bursts, and stop the servers of the demonstration.
+    #[must_use]
+    pub fn demo(mut self, demo: Demo) -> Self {
+        self.demo = Some(demo);
+        self
+    }
+
+    /// Ends the streams of events, which would go on for ever.
+    pub fn close_streams(&self) {
+        self.feed.close();
+    }
+
+    /// The routes of the service, and the payments that go on when their client is gone: wait for
+    /// them before the process ends.
+    pub fn routes(self) -> (Router, Detached) {
+        // A charge that has begun must end, whether or not anybody waits for the answer.
+        let one_per_key = RedlockLayer::new(self.redlock.clone(), idempotency::lock_key)
+            .methods([Method::POST])
+            .on_disconnect(Disconnect::Detach);
+        let detached = one_per_key.detached();
+        let one_per_account = RedlockLayer::scope_only(self.redlock.clone());
+        let watched = from_fn_with_state(self.clone(), watch::watch);
+
+        let router = Router::new()
+            .route("/payments", post(payments::pay).layer(one_per_key).layer(watched))
+            .route("/payments/{id}", get(payments::show))
+            .route("/accounts/{id}", get(accounts::show))
+            .route("/accounts/{id}/ledger", get(accounts::ledger))
+            .route("/accounts/{id}/withdrawals", post(accounts::withdraw).layer(one_per_account))
+            .route("/healthz", get(health::alive))
+            .route("/ready", get(health::ready))
+            .route("/metrics", get(health::metrics))
+            .merge(page::routes())
+            .merge(demo::routes())
+            .layer(DefaultBodyLimit::max(MAX_BODY))
+            .layer(RequestBodyTimeoutLayer::new(MAX_BODY_PAUSE))
+            .layer(CatchPanicLayer::new())
+            // No page of somebody else may pay, or stop a server, by the browser of a user.
+            .layer(CsrfLayer::new())
+            .layer(map_response(problem::instead_of_text))
+            .layer(TraceLayer::new_for_http())
+            .with_state(self);
+        (router, detached)
     }
 }
 
-impl FromRef<App> for Provider {
-    fn from_ref(app: &App) -> Self {
-        app.provider.clone()
+macro_rules! state {
+    ($($part:ident: $type:ty),*) => {$(
+        impl FromRef<App> for $type {
+            fn from_ref(app: &App) -> Self {
+                app.$part.clone()
+            }
+        }
+    )*};
+}
+
+state!(store: Store, provider: Provider, feed: Feed, metrics: Metrics);
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Metrics").field(&self.0.is_some()).finish()
     }
-}
-
-/// The routes of the service, and the payments that go on when their client is gone: wait for
-/// them before the process ends.
-pub fn app(app: App) -> (Router, Detached) {
-    // A charge that has begun must end, whether or not anybody waits for the answer.
-    let one_per_key = RedlockLayer::new(app.redlock.clone(), idempotency::lock_key)
-        .methods([Method::POST])
-        .on_disconnect(Disconnect::Detach);
-    let detached = one_per_key.detached();
-    let one_per_account = RedlockLayer::scope_only(app.redlock.clone());
-
-    let router = Router::new()
-        .route("/payments", post(payments::pay).layer(one_per_key))
-        .route("/payments/{id}", get(payments::show))
-        .route("/accounts/{id}", get(accounts::show))
-        .route("/accounts/{id}/withdrawals", post(accounts::withdraw).layer(one_per_account))
-        .route("/healthz", get(health))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(RequestBodyTimeoutLayer::new(MAX_BODY_PAUSE))
-        .layer(CatchPanicLayer::new())
-        .layer(map_response(problem::instead_of_text))
-        .layer(TraceLayer::new_for_http())
-        .with_state(app);
-    (router, detached)
-}
-
-async fn health(State(app): State<App>) -> (StatusCode, Json<Value>) {
-    let database = app.store.ready().await.is_ok();
-    let locks = app.redlock.ready().await.is_ok();
-    let status = if database && locks { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "database": database, "locks": locks })))
 }

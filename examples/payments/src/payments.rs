@@ -1,35 +1,42 @@
 //! `POST /payments` and `GET /payments/{id}`.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_TYPE, HeaderName};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tower_redlock::LockScope;
 
+use crate::feed::Feed;
 use crate::fence::Fence;
 use crate::idempotency::IdempotencyKey;
 use crate::problem::{PROBLEM_JSON, Problem, check_amount, parse};
-use crate::provider::Provider;
+use crate::provider::{DELAY, Provider};
 use crate::store::{Answer, Begun, NewPayment, Payment, Store};
 
-const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Charges an account once per idempotency key. Runs under the lock of that key, so whatever it
 /// finds in progress was cut off: nobody else is at it.
 pub(crate) async fn pay(
     State(store): State<Store>,
     State(provider): State<Provider>,
+    State(feed): State<Feed>,
     key: IdempotencyKey,
     scope: LockScope,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let payment: NewPayment = parse(body)?;
     check_amount(payment.amount_cents)?;
-    let fence = Fence::of(scope.lease().and_then(|lease| lease.fencing_token()))?;
+    let lease = scope.lease();
+    let fence = Fence::of(lease.as_ref().and_then(|lease| lease.fencing_token()))?;
+    let _shown = lease.map(|lease| feed.holds(&key, &payment, lease));
 
     let refused = Problem::insufficient_funds(&payment.account);
     let refusal = Answer { status: refused.status(), body: refused.body() };
@@ -43,8 +50,23 @@ pub(crate) async fn pay(
         }
         Begun::NoAccount => return Err(Problem::not_found("account", &payment.account)),
     };
+    let charged = charge(&store, &provider, &payment_id, &payment, delay(&headers), fence).await?;
+    Ok(respond(charged))
+}
 
-    provider.charge(&payment_id).await;
+/// Charges a payment that is noted and keeps the answer: the same however often it is done, and
+/// whoever does it. The caller has the lock of its key.
+pub(crate) async fn charge(
+    store: &Store,
+    provider: &Provider,
+    payment_id: &str,
+    payment: &NewPayment,
+    delay: Option<Duration>,
+    fence: Fence,
+) -> Result<Answer, Problem> {
+    // Whoever dies here has charged and not noted it. The provider knows the id of the payment:
+    // asked again, it does nothing.
+    provider.charge(payment_id, payment, delay).await?;
     let charged = json!({
         "payment_id": payment_id,
         "account": payment.account,
@@ -52,8 +74,8 @@ pub(crate) async fn pay(
         "status": "charged",
     });
     let charged = Answer { status: StatusCode::CREATED, body: charged.to_string() };
-    store.finish(&payment_id, &payment, &charged, fence).await?;
-    Ok(respond(charged))
+    store.finish(payment_id, payment, &charged, fence).await?;
+    Ok(charged)
 }
 
 pub(crate) async fn show(
@@ -62,6 +84,11 @@ pub(crate) async fn show(
 ) -> Result<Json<Payment>, Problem> {
     let payment = store.payment(&id).await?;
     payment.map(Json).ok_or_else(|| Problem::not_found("payment", &id))
+}
+
+/// For demonstrations, in milliseconds. A provider of real money takes no notice of it.
+fn delay(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(DELAY)?.to_str().ok()?.parse().ok().map(Duration::from_millis)
 }
 
 fn replay(answer: Answer) -> Response {

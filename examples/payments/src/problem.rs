@@ -2,13 +2,14 @@
 
 use axum::body::{Bytes, to_bytes};
 use axum::extract::rejection::BytesRejection;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::fence::WriteError;
+use crate::provider::Unknown;
 
 /// Says what is wrong with a request, or that we are.
 #[derive(Debug)]
@@ -72,9 +73,23 @@ impl From<WriteError> for Problem {
     }
 }
 
+impl From<Unknown> for Problem {
+    fn from(error: Unknown) -> Self {
+        tracing::warn!(%error, "a payment is left in progress");
+        let detail = "the payment provider failed, and it is not known whether you were charged; \
+                      send the same request again";
+        Self::new(StatusCode::BAD_GATEWAY, detail)
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        (self.status, [(CONTENT_TYPE, PROBLEM_JSON)], self.body()).into_response()
+        let body = self.body();
+        let mut response = (self.status, [(CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
+        if self.status == StatusCode::BAD_GATEWAY {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 }
 

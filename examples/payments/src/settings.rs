@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use redlock_core::{Config, ConfigError, Redlock};
-use sqlx::sqlite::SqliteConnectOptions;
+
+use crate::store::{DatabaseUrl, UrlError, without_password};
 
 /// What the service is told by its environment.
 #[derive(Clone, Debug)]
@@ -13,12 +14,19 @@ use sqlx::sqlite::SqliteConnectOptions;
 pub struct Settings {
     /// `PAYMENTS_ADDR`, 127.0.0.1:3000 unless set; port 0 takes a free one.
     pub address: SocketAddr,
-    /// `DATABASE_URL`, sqlite://payments.db unless set.
-    pub database: SqliteConnectOptions,
+    /// `DATABASE_URL`, sqlite://payments.db unless set; `postgres://` for several machines.
+    pub database: DatabaseUrl,
     /// `REDLOCK_SERVERS`; `None` if it is not set: locks are kept in memory.
     pub servers: Option<Config>,
-    /// `PAYMENTS_PROVIDER_DELAY`, 50ms unless set.
+    /// `PAYMENTS_PROVIDER`, the URL of the payment provider; `None` if it is not set: one is
+    /// simulated.
+    pub provider: Option<String>,
+    /// `PAYMENTS_PROVIDER_DELAY`, 50ms unless set: how long the simulated one takes.
     pub provider_delay: Duration,
+    /// `PAYMENTS_PROVIDER_TIMEOUT`, 30s unless set: when an answer is no longer waited for.
+    pub provider_timeout: Duration,
+    /// `PAYMENTS_RECOVERY`, 5s unless set: how often to look for payments that were cut off.
+    pub recovery: Duration,
     /// `PAYMENTS_GRACE`, 30s unless set: how long what has begun may take to finish when the
     /// service is asked to stop.
     pub grace: Duration,
@@ -58,16 +66,16 @@ impl Settings {
                 value.parse().map_err(|error: std::net::AddrParseError| error.to_string())
             })?,
             database: read("DATABASE_URL", "sqlite://payments.db", |value| {
-                if !value.starts_with("sqlite:") {
-                    return Err("payments are kept in SQLite".into());
-                }
-                if has_user(value) {
-                    return Err("SQLite knows no users, only a file".into());
-                }
-                value.parse().map_err(|error: sqlx::Error| error.to_string())
+                value.parse().map_err(|error: UrlError| error.to_string())
             })?,
             servers: servers.map(|_| Config::from_env()).transpose()?,
+            provider: env::var_os("PAYMENTS_PROVIDER")
+                .filter(|url| !url.is_empty())
+                .map(|_| read("PAYMENTS_PROVIDER", "http://127.0.0.1:4000", url))
+                .transpose()?,
             provider_delay: read("PAYMENTS_PROVIDER_DELAY", "50ms", duration)?,
+            provider_timeout: read("PAYMENTS_PROVIDER_TIMEOUT", "30s", duration)?,
+            recovery: read("PAYMENTS_RECOVERY", "5s", duration)?,
             grace: read("PAYMENTS_GRACE", "30s", duration)?,
         })
     }
@@ -102,19 +110,10 @@ fn duration(value: &str) -> Result<Duration, String> {
     humantime::parse_duration(value).map_err(|error| error.to_string())
 }
 
-fn has_user(url: &str) -> bool {
-    let authority = url.split_once("://").and_then(|(_, rest)| rest.split('/').next());
-    authority.is_some_and(|authority| authority.contains('@'))
-}
-
-/// Databases other than ours have a password in their URL, and an error is written to a log.
-fn without_password(value: &str) -> String {
-    let value = match (value.split_once("://"), value.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}"),
-        _ => value.to_owned(),
-    };
-    match value.split_once('?') {
-        Some((url, _)) => format!("{url}?…"),
-        None => value,
+fn url(value: &str) -> Result<String, String> {
+    let url: reqwest::Url = value.parse().map_err(|error| format!("{error}"))?;
+    match url.scheme() {
+        "http" | "https" if url.has_host() => Ok(value.into()),
+        _ => Err("it is no URL of a server".into()),
     }
 }

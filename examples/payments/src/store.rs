@@ -1,79 +1,36 @@
-//! The payments, accounts and ledger, in SQLite. What is written here decides; the lock only
-//! keeps requests from getting in each other's way.
+//! The payments, accounts and ledger, in SQLite or PostgreSQL. What is written here decides; the
+//! lock only keeps requests from getting in each other's way.
+//!
+//! Both databases are told the same. Every transaction begins by writing to the row of its
+//! account: in PostgreSQL that locks the row, in SQLite the database, and whatever is read
+//! afterwards stays true until the end of the transaction.
 
-use std::time::Duration;
+mod database;
+mod reads;
+mod records;
 
 use axum::http::StatusCode;
-use serde::{Deserialize, Serialize};
+use sqlx::any::AnyArguments;
 use sqlx::query::Query;
-use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-};
-use sqlx::{Sqlite, SqliteConnection, query, query_as, query_scalar};
+use sqlx::{Any, AnyConnection, AnyPool, query, query_as, query_scalar};
 use uuid::Uuid;
 
+pub(crate) use self::database::without_password;
+pub use self::database::{DatabaseUrl, UrlError};
+pub(crate) use self::records::{Account, Answer, Begun, Entry, NewPayment, Payment, Unfinished};
 use crate::fence::{Fence, WriteError};
 use crate::idempotency::IdempotencyKey;
-
-/// Takes the write lock at once: a transaction that reads first could not be sure to get it later.
-const WRITE: &str = "BEGIN IMMEDIATE";
 
 /// A database of payments.
 #[derive(Clone, Debug)]
 pub struct Store {
-    pool: SqlitePool,
-}
-
-/// What a client asks for. The same key with another payment is a mistake of theirs.
-#[derive(Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NewPayment {
-    pub(crate) account: String,
-    pub(crate) amount_cents: i64,
-}
-
-/// A payment as it is shown.
-#[derive(Debug, Serialize)]
-pub(crate) struct Payment {
-    pub(crate) payment_id: String,
-    pub(crate) account: String,
-    pub(crate) amount_cents: i64,
-    pub(crate) status: &'static str,
-}
-
-/// An account as it is shown.
-#[derive(Debug, Serialize)]
-pub(crate) struct Account {
-    pub(crate) account: String,
-    pub(crate) balance_cents: i64,
-    /// How many payments were charged.
-    pub(crate) charges: i64,
-}
-
-/// An answer that was given, or is about to be.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) body: String,
-}
-
-/// How things stand with a payment that is asked for.
-#[derive(Debug)]
-pub(crate) enum Begun {
-    /// Go on: it is new, or was cut off before it was finished.
-    InProgress {
-        payment_id: String,
-    },
-    Finished(Answer),
-    /// There is not enough money for it, and that was noted.
-    Refused,
-    /// The key belongs to another payment.
-    OtherPayment,
-    NoAccount,
+    pool: AnyPool,
+    name: &'static str,
 }
 
 impl Store {
-    /// Opens the database, creates it if it is missing, and brings its tables up to date.
+    /// Opens the database and brings its tables up to date. SQLite's file is created if it is
+    /// missing; a database of PostgreSQL has to be there.
     ///
     /// # Errors
     ///
@@ -82,15 +39,14 @@ impl Store {
     /// # Cancel safety
     ///
     /// A migration that is cut off is rolled back.
-    pub async fn open(options: SqliteConnectOptions) -> Result<Self, sqlx::Error> {
-        let options = options
-            .create_if_missing(true)
-            .foreign_keys(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .busy_timeout(Duration::from_secs(5));
-        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
-        sqlx::migrate!().run(&pool).await?;
-        Ok(Self { pool })
+    pub async fn open(url: &DatabaseUrl) -> Result<Self, sqlx::Error> {
+        Ok(Self { pool: url.open().await?, name: url.name() })
+    }
+
+    /// `SQLite` or `PostgreSQL`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 
     /// Finishes what is being written, and closes the database.
@@ -102,10 +58,6 @@ impl Store {
         self.pool.close().await;
     }
 
-    pub(crate) async fn ready(&self) -> Result<(), sqlx::Error> {
-        query("SELECT 1").execute(&self.pool).await.map(|_| ())
-    }
-
     /// Notes a payment, and with it puts its money aside, before anything is done about it. If
     /// there is too little money, `refusal` is noted as the answer.
     pub(crate) async fn begin(
@@ -115,11 +67,12 @@ impl Store {
         refusal: &Answer,
         fence: Fence,
     ) -> Result<Begun, WriteError> {
-        type Row = (String, String, i64, Option<u16>, Option<String>);
-        let mut transaction = self.pool.begin_with(WRITE).await?;
+        type Row = (String, String, i64, Option<i64>, Option<String>);
+        let mut transaction = self.pool.begin().await?;
+        let is_there = hold(&mut transaction, &payment.account).await?;
         let found: Option<Row> = query_as(
             "SELECT id, account, amount_cents, status, response FROM payments
-             WHERE tenant = ? AND idempotency_key = ?",
+             WHERE tenant = $1 AND idempotency_key = $2",
         )
         .bind(tenant)
         .bind(key)
@@ -129,38 +82,57 @@ impl Store {
             if *payment != (NewPayment { account, amount_cents }) {
                 return Ok(Begun::OtherPayment);
             }
-            let status = status.and_then(|status| StatusCode::from_u16(status).ok());
-            if let Some((status, body)) = status.zip(response) {
+            if let Some((status, body)) = status.and_then(status_code).zip(response) {
                 return Ok(Begun::Finished(Answer { status, body }));
             }
             // Whoever began it can't finish it from here on.
-            let taken_up = query("UPDATE payments SET fence = ?2 WHERE id = ?1 AND fence <= ?2");
+            let taken_up = query("UPDATE payments SET fence = $2 WHERE id = $1 AND fence <= $2");
             fenced(taken_up.bind(&payment_id).bind(fence), &mut transaction).await?;
             transaction.commit().await?;
             return Ok(Begun::InProgress { payment_id });
         }
-        let Some(available) = available(&mut transaction, &payment.account).await? else {
+        if !is_there {
             return Ok(Begun::NoAccount);
-        };
+        }
+        let available = available(&mut transaction, &payment.account).await?;
         let refused = (available < payment.amount_cents).then_some(refusal);
         let payment_id = format!("pay_{}", Uuid::now_v7().simple());
-        query(
+        let noted = query(
             "INSERT INTO payments
              (id, tenant, idempotency_key, account, amount_cents, status, response, fence)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+             ON CONFLICT (tenant, idempotency_key) DO NOTHING",
         )
         .bind(&payment_id)
         .bind(tenant)
         .bind(key)
         .bind(&payment.account)
         .bind(payment.amount_cents)
-        .bind(refused.map(|answer| answer.status.as_u16()))
-        .bind(refused.map(|answer| &answer.body))
-        .bind(fence)
-        .execute(&mut *transaction)
-        .await?;
+        .bind(refused.map(|answer| i64::from(answer.status.as_u16())))
+        .bind(refused.map(|answer| answer.body.as_str()))
+        .bind(fence);
+        // A conflict: while we looked, the key was used for another account, by one whose lock
+        // knows nothing of ours.
+        fenced(noted, &mut transaction).await?;
         transaction.commit().await?;
         Ok(if refused.is_some() { Begun::Refused } else { Begun::InProgress { payment_id } })
+    }
+
+    /// Takes up a payment that was cut off. `false`: it has been finished since.
+    pub(crate) async fn take_up(
+        &self,
+        Unfinished { payment_id, payment, .. }: &Unfinished,
+        fence: Fence,
+    ) -> Result<bool, WriteError> {
+        let mut transaction = self.pool.begin().await?;
+        hold(&mut transaction, &payment.account).await?;
+        if is_finished(&mut transaction, payment_id).await? {
+            return Ok(false);
+        }
+        let taken_up = query("UPDATE payments SET fence = $2 WHERE id = $1 AND fence <= $2");
+        fenced(taken_up.bind(payment_id).bind(fence), &mut transaction).await?;
+        transaction.commit().await?;
+        Ok(true)
     }
 
     /// Books a payment and keeps its answer, both or neither. Nothing happens if that was done
@@ -172,17 +144,20 @@ impl Store {
         answer: &Answer,
         fence: Fence,
     ) -> Result<(), WriteError> {
-        let mut transaction = self.pool.begin_with(WRITE).await?;
-        let finished = query_scalar("SELECT status IS NOT NULL FROM payments WHERE id = ?");
-        if finished.bind(payment_id).fetch_one(&mut *transaction).await? {
+        let mut transaction = self.pool.begin().await?;
+        hold(&mut transaction, account).await?;
+        if is_finished(&mut transaction, payment_id).await? {
             return Ok(());
         }
         let finish = query(
-            "UPDATE payments SET status = ?2, response = ?3, fence = ?4
-             WHERE id = ?1 AND fence <= ?4",
-        );
-        let finish = finish.bind(payment_id).bind(answer.status.as_u16()).bind(&answer.body);
-        fenced(finish.bind(fence), &mut transaction).await?;
+            "UPDATE payments SET status = $2, response = $3, fence = $4
+             WHERE id = $1 AND fence <= $4",
+        )
+        .bind(payment_id)
+        .bind(i64::from(answer.status.as_u16()))
+        .bind(&answer.body)
+        .bind(fence);
+        fenced(finish, &mut transaction).await?;
         book(&mut transaction, account, *amount_cents, Some(payment_id)).await?;
         Ok(transaction.commit().await?)
     }
@@ -194,62 +169,29 @@ impl Store {
         amount_cents: i64,
         fence: Fence,
     ) -> Result<bool, WriteError> {
-        let mut transaction = self.pool.begin_with(WRITE).await?;
-        let mine = query("UPDATE accounts SET fence = ?2 WHERE id = ?1 AND fence <= ?2");
+        let mut transaction = self.pool.begin().await?;
+        let mine = query("UPDATE accounts SET fence = $2 WHERE id = $1 AND fence <= $2");
         fenced(mine.bind(id).bind(fence), &mut transaction).await?;
-        if available(&mut transaction, id).await?.is_none_or(|available| available < amount_cents) {
+        if available(&mut transaction, id).await? < amount_cents {
             return Ok(false);
         }
         book(&mut transaction, id, amount_cents, None).await?;
         transaction.commit().await?;
         Ok(true)
     }
-
-    pub(crate) async fn account(&self, id: &str) -> Result<Option<Account>, sqlx::Error> {
-        account(&mut *self.pool.acquire().await?, id).await
-    }
-
-    pub(crate) async fn payment(&self, id: &str) -> Result<Option<Payment>, sqlx::Error> {
-        type Row = (String, i64, Option<u16>);
-        let found: Option<Row> =
-            query_as("SELECT account, amount_cents, status FROM payments WHERE id = ?")
-                .bind(id)
-                .fetch_optional(&self.pool)
-                .await?;
-        Ok(found.map(|(account, amount_cents, status)| Payment {
-            payment_id: id.into(),
-            account,
-            amount_cents,
-            status: match status {
-                None => "in_progress",
-                Some(200..300) => "charged",
-                Some(_) => "refused",
-            },
-        }))
-    }
 }
 
-async fn account(
-    connection: &mut SqliteConnection,
-    id: &str,
-) -> Result<Option<Account>, sqlx::Error> {
-    let balance: Option<i64> = query_scalar("SELECT balance_cents FROM accounts WHERE id = ?")
-        .bind(id)
-        .fetch_optional(&mut *connection)
-        .await?;
-    let Some(balance_cents) = balance else { return Ok(None) };
-    let charges =
-        query_scalar("SELECT count(*) FROM ledger WHERE account = ? AND payment IS NOT NULL")
-            .bind(id)
-            .fetch_one(connection)
-            .await?;
-    Ok(Some(Account { account: id.into(), balance_cents, charges }))
+/// Begins to write: nobody else writes about this account until the transaction ends. `false`:
+/// there is no such account.
+async fn hold(connection: &mut AnyConnection, account: &str) -> Result<bool, sqlx::Error> {
+    let held = query("UPDATE accounts SET fence = fence WHERE id = $1");
+    Ok(held.bind(account).execute(connection).await?.rows_affected() > 0)
 }
 
 /// Writes to a row that is there, if no later lock has: an equal token is of the same lock.
 async fn fenced(
-    write: Query<'_, Sqlite, SqliteArguments>,
-    connection: &mut SqliteConnection,
+    write: Query<'_, Any, AnyArguments>,
+    connection: &mut AnyConnection,
 ) -> Result<(), WriteError> {
     match write.execute(connection).await?.rows_affected() {
         0 => Err(WriteError::Stale),
@@ -257,37 +199,50 @@ async fn fenced(
     }
 }
 
+async fn is_finished(
+    connection: &mut AnyConnection,
+    payment_id: &str,
+) -> Result<bool, sqlx::Error> {
+    let status: Option<i64> = query_scalar("SELECT status FROM payments WHERE id = $1")
+        .bind(payment_id)
+        .fetch_one(connection)
+        .await?;
+    Ok(status.is_some())
+}
+
 /// What can be spent: the balance without what payments in progress have put aside.
-async fn available(
-    connection: &mut SqliteConnection,
-    account: &str,
-) -> Result<Option<i64>, sqlx::Error> {
+async fn available(connection: &mut AnyConnection, account: &str) -> Result<i64, sqlx::Error> {
     query_scalar(
-        "SELECT balance_cents - (SELECT coalesce(sum(amount_cents), 0) FROM payments
-                                 WHERE account = accounts.id AND status IS NULL)
-         FROM accounts WHERE id = ?",
+        "SELECT CAST(balance_cents - (SELECT coalesce(sum(amount_cents), 0) FROM payments
+                                      WHERE account = accounts.id AND status IS NULL) AS BIGINT)
+         FROM accounts WHERE id = $1",
     )
     .bind(account)
-    .fetch_optional(connection)
+    .fetch_one(connection)
     .await
 }
 
 async fn book(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     account: &str,
     amount_cents: i64,
     payment_id: Option<&str>,
 ) -> Result<(), sqlx::Error> {
-    query("UPDATE accounts SET balance_cents = balance_cents - ? WHERE id = ?")
-        .bind(amount_cents)
+    query("UPDATE accounts SET balance_cents = balance_cents - $2 WHERE id = $1")
         .bind(account)
+        .bind(amount_cents)
         .execute(&mut *connection)
         .await?;
-    query("INSERT INTO ledger (account, amount_cents, payment) VALUES (?, ?, ?)")
+    query("INSERT INTO ledger (id, account, amount_cents, payment) VALUES ($1, $2, $3, $4)")
+        .bind(Uuid::now_v7().to_string())
         .bind(account)
         .bind(-amount_cents)
         .bind(payment_id)
         .execute(connection)
         .await?;
     Ok(())
+}
+
+fn status_code(status: i64) -> Option<StatusCode> {
+    u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok())
 }

@@ -1,41 +1,53 @@
 //! What the service answers, on the memory lock and a database of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod support;
+
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use http_body_util::BodyExt;
-use payments::{App, Provider, Store};
+use payments::{App, Provider, Simulation, Store};
 use redlock_core::Redlock;
 use redlock_tests::eventually;
 use serde_json::{Value, json};
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
-use tempfile::TempDir;
 use tower::ServiceExt;
 use tower_redlock::Detached;
 
-const SOON: Duration = Duration::from_secs(20);
+use crate::support::{Database, SOON, provider};
+
+on_both! {
+    a_payment_is_charged_once_and_replayed_byte_for_byte,
+    a_mistake_is_named_and_charges_nobody,
+    too_large_a_payment_is_refused_and_stays_refused,
+    a_payment_under_way_is_423_and_tenants_are_apart,
+    a_payment_that_was_cut_off_is_taken_up_under_the_same_id,
+    a_client_that_goes_away_is_charged_all_the_same,
+    withdrawals_take_what_there_is,
+    without_any_lock_the_record_alone_keeps_a_payment_from_being_charged_twice,
+    the_money_of_a_payment_in_progress_is_put_aside,
+    what_axum_answers_is_a_problem_too,
+}
 
 struct Service {
-    app: App,
+    store: Store,
+    provider: Provider,
+    simulation: Simulation,
     router: Router,
     detached: Detached,
-    directory: TempDir,
+    database: Database,
 }
 
 type Answer = (u16, axum::http::HeaderMap, Bytes);
 
 impl Service {
-    async fn start(provider_delay: Duration) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let app = App {
-            store: Store::open(database(&directory)).await.unwrap(),
-            provider: Provider::new(provider_delay),
-            redlock: Redlock::in_memory(),
-        };
-        let (router, detached) = payments::app(app.clone());
-        Self { app, router, detached, directory }
+    async fn start(database: Database, provider_delay: Duration) -> Self {
+        let store = database.store().await;
+        let (provider, simulation) = provider(provider_delay).await;
+        let app = App::new(store.clone(), provider.clone(), Redlock::in_memory());
+        let (router, detached) = app.routes();
+        Self { store, provider, simulation, router, detached, database }
     }
 
     async fn send(&self, request: axum::http::request::Builder, body: impl Into<Body>) -> Answer {
@@ -53,7 +65,7 @@ impl Service {
 
     /// Waits until a payment is noted, which is before its provider is asked.
     async fn begun(&self) {
-        let pool = SqlitePool::connect_with(database(&self.directory)).await.unwrap();
+        let pool = self.database.pool().await;
         eventually(SOON, "the payment is noted", async || {
             let noted = sqlx::query_scalar("SELECT count(*) FROM payments").fetch_one(&pool).await;
             noted.is_ok_and(|noted: i64| noted == 1)
@@ -72,13 +84,8 @@ impl Service {
     }
 }
 
-fn database(directory: &TempDir) -> SqliteConnectOptions {
-    SqliteConnectOptions::new().filename(directory.path().join("payments.db"))
-}
-
-#[tokio::test]
-async fn a_payment_is_charged_once_and_replayed_byte_for_byte() {
-    let service = Service::start(Duration::ZERO).await;
+async fn a_payment_is_charged_once_and_replayed_byte_for_byte(database: Database) {
+    let service = Service::start(database, Duration::ZERO).await;
     let (status, headers, first) = service.pay("k", "alice", 1999).await;
     assert_eq!(status, 201);
     assert!(!headers.contains_key("idempotent-replayed"));
@@ -97,9 +104,8 @@ async fn a_payment_is_charged_once_and_replayed_byte_for_byte() {
     assert_eq!(shown["amount_cents"], 1999);
 }
 
-#[tokio::test]
-async fn a_mistake_is_named_and_charges_nobody() {
-    let service = Service::start(Duration::ZERO).await;
+async fn a_mistake_is_named_and_charges_nobody(database: Database) {
+    let service = Service::start(database, Duration::ZERO).await;
     assert_eq!(service.pay("k", "alice", 1).await.0, 201);
     for (status, answer) in [
         (422, service.pay("k", "alice", 2).await),
@@ -128,9 +134,8 @@ async fn a_mistake_is_named_and_charges_nobody() {
     assert_eq!(service.get("/payments/pay_0").await.0, 404);
 }
 
-#[tokio::test]
-async fn too_large_a_payment_is_refused_and_stays_refused() {
-    let service = Service::start(Duration::ZERO).await;
+async fn too_large_a_payment_is_refused_and_stays_refused(database: Database) {
+    let service = Service::start(database, Duration::ZERO).await;
     let (status, _, first) = service.pay("k", "bob", 100_001).await;
     assert_eq!(status, 402);
     let (status, headers, again) = service.pay("k", "bob", 100_001).await;
@@ -141,9 +146,8 @@ async fn too_large_a_payment_is_refused_and_stays_refused() {
     assert_eq!(service.balance("bob").await, (0, 1));
 }
 
-#[tokio::test]
-async fn a_payment_under_way_is_423_and_tenants_are_apart() {
-    let service = Service::start(Duration::from_secs(1)).await;
+async fn a_payment_under_way_is_423_and_tenants_are_apart(database: Database) {
+    let service = Service::start(database, Duration::from_secs(1)).await;
     let acme = || {
         let request = axum::http::Request::post("/payments").header("idempotency-key", "k");
         service.send(request.header("x-tenant", "acme"), r#"{"account":"carol","amount_cents":7}"#)
@@ -162,10 +166,9 @@ async fn a_payment_under_way_is_423_and_tenants_are_apart() {
     assert_eq!(service.balance("carol").await, (99_988, 2));
 }
 
-#[tokio::test]
-async fn a_payment_that_was_cut_off_is_taken_up_under_the_same_id() {
-    let service = Service::start(Duration::ZERO).await;
-    let pool = SqlitePool::connect_with(database(&service.directory)).await.unwrap();
+async fn a_payment_that_was_cut_off_is_taken_up_under_the_same_id(database: Database) {
+    let service = Service::start(database, Duration::ZERO).await;
+    let pool = service.database.pool().await;
     let cut_off = "INSERT INTO payments (id, tenant, idempotency_key, account, amount_cents)
                    VALUES ('pay_cut_off', 'public', 'k', 'alice', 10)";
     sqlx::query(cut_off).execute(&pool).await.unwrap();
@@ -177,9 +180,8 @@ async fn a_payment_that_was_cut_off_is_taken_up_under_the_same_id() {
     assert_eq!(service.balance("alice").await, (99_990, 1));
 }
 
-#[tokio::test]
-async fn a_client_that_goes_away_is_charged_all_the_same() {
-    let service = Service::start(Duration::from_secs(1)).await;
+async fn a_client_that_goes_away_is_charged_all_the_same(database: Database) {
+    let service = Service::start(database, Duration::from_secs(1)).await;
     tokio::select! {
         answer = service.pay("k", "alice", 10) => panic!("not cut off: {answer:?}"),
         () = service.begun() => {}
@@ -190,9 +192,8 @@ async fn a_client_that_goes_away_is_charged_all_the_same() {
     assert_eq!((status, headers.contains_key("idempotent-replayed")), (201, true));
 }
 
-#[tokio::test]
-async fn withdrawals_take_what_there_is() {
-    let service = Service::start(Duration::ZERO).await;
+async fn withdrawals_take_what_there_is(database: Database) {
+    let service = Service::start(database, Duration::ZERO).await;
     let withdraw = async |account: &str, body: &'static str| {
         let path = format!("/accounts/{account}/withdrawals");
         service.send(axum::http::Request::post(path), body).await.0
@@ -205,12 +206,14 @@ async fn withdrawals_take_what_there_is() {
     assert_eq!(service.get("/healthz").await.0, 200);
 }
 
-#[tokio::test]
-async fn without_any_lock_the_record_alone_keeps_a_payment_from_being_charged_twice() {
-    let one = Service::start(Duration::from_secs(1)).await;
+async fn without_any_lock_the_record_alone_keeps_a_payment_from_being_charged_twice(
+    database: Database,
+) {
+    let one = Service::start(database, Duration::from_secs(1)).await;
     // Locks that know nothing of the others: what a process has that was paused for too long.
-    let app = App { redlock: Redlock::in_memory(), ..one.app.clone() };
-    let two = Service { router: payments::app(app).0, ..Service::start(Duration::ZERO).await };
+    let app = App::new(one.store.clone(), one.provider.clone(), Redlock::in_memory());
+    let other = Service::start(Database::sqlite(), Duration::ZERO).await;
+    let two = Service { router: app.routes().0, ..other };
     for (key, amount, charges) in [("some", 10, 1), ("all", 99_990, 2)] {
         let (first, second) =
             tokio::join!(one.pay(key, "alice", amount), two.pay(key, "alice", amount));
@@ -221,14 +224,13 @@ async fn without_any_lock_the_record_alone_keeps_a_payment_from_being_charged_tw
             assert!(!answer.1.contains_key("idempotent-replayed"), "both were at it");
             assert_eq!(answer.2, one.pay(key, "alice", amount).await.2);
         }
-        assert_eq!(one.app.provider.charges(), charges);
+        assert_eq!(one.simulation.charges(), charges);
     }
     assert_eq!(one.balance("alice").await, (0, 2));
 }
 
-#[tokio::test]
-async fn the_money_of_a_payment_in_progress_is_put_aside() {
-    let service = Service::start(Duration::from_secs(2)).await;
+async fn the_money_of_a_payment_in_progress_is_put_aside(database: Database) {
+    let service = Service::start(database, Duration::from_secs(2)).await;
     let withdraw = async || {
         let request = axum::http::Request::post("/accounts/alice/withdrawals");
         service.send(request, r#"{"amount_cents":1}"#).await.0
@@ -242,9 +244,8 @@ async fn the_money_of_a_payment_in_progress_is_put_aside() {
     assert_eq!(service.balance("alice").await, (0, 1));
 }
 
-#[tokio::test]
-async fn what_axum_answers_is_a_problem_too() {
-    let service = Service::start(Duration::ZERO).await;
+async fn what_axum_answers_is_a_problem_too(database: Database) {
+    let service = Service::start(database, Duration::ZERO).await;
     for (status, method, path) in [
         (404, "GET", "/nowhere"),
         (405, "DELETE", "/payments"),
@@ -263,7 +264,7 @@ async fn what_axum_answers_is_a_problem_too() {
 
 #[tokio::test]
 async fn a_client_that_stops_in_the_middle_of_its_body_is_refused() {
-    let service = Service::start(Duration::ZERO).await;
+    let service = Service::start(Database::sqlite(), Duration::ZERO).await;
     tokio::time::pause();
     let request = axum::http::Request::post("/payments").header("idempotency-key", "k");
     let silent = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();

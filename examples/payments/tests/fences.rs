@@ -1,6 +1,8 @@
 //! A writer that was paused until its lock was gone, and a store that notices.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod support;
+
 use std::time::Duration;
 
 use axum::Router;
@@ -8,16 +10,22 @@ use axum::body::{Body, Bytes};
 use axum::http::Request;
 use futures_util::stream::once;
 use http_body_util::BodyExt;
-use payments::{App, Provider, Store};
+use payments::{App, Provider, Simulation, Store};
 use redlock_core::{Config, FencingToken, Redlock, Safety};
 use redlock_tests::eventually;
-use sqlx::query;
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
-use tempfile::TempDir;
+use sqlx::{AnyPool, query};
 use tokio::sync::oneshot;
 use tower::ServiceExt;
 
-const SOON: Duration = Duration::from_secs(20);
+use crate::support::{Database, SOON, provider};
+
+on_both! {
+    a_withdrawal_whose_lock_has_passed_on_is_refused,
+    the_same_withdrawal_is_booked_if_the_store_has_forgotten_the_token,
+    a_payment_that_was_taken_up_by_a_later_request_is_finished_by_that_one_alone,
+    nobody_writes_under_a_lock_that_has_no_token,
+    the_documented_statement_refuses_a_holder_that_read_before_it_was_paused,
+}
 
 /// Two instances of the service on one database. Their locks know nothing of each other: what one
 /// has that was paused for longer than its locks last.
@@ -26,24 +34,23 @@ struct Service {
     two: Router,
     locks: [Redlock; 2],
     provider: Provider,
-    pool: SqlitePool,
-    _directory: TempDir,
+    simulation: Simulation,
+    store: Store,
+    pool: AnyPool,
+    _database: Database,
 }
 
 impl Service {
-    async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let database = SqliteConnectOptions::new().filename(directory.path().join("payments.db"));
-        let store = Store::open(database.clone()).await.unwrap();
-        let provider = Provider::new(Duration::from_secs(1));
+    async fn start(database: Database) -> Self {
+        let store = database.store().await;
+        let (provider, simulation) = provider(Duration::from_secs(1)).await;
         let locks = [Redlock::in_memory(), Redlock::in_memory()];
         let instance = |redlock: &Redlock| {
-            let (store, provider) = (store.clone(), provider.clone());
-            payments::app(App { store, provider, redlock: redlock.clone() }).0
+            App::new(store.clone(), provider.clone(), redlock.clone()).routes().0
         };
         let [one, two] = locks.each_ref().map(instance);
-        let pool = SqlitePool::connect_with(database).await.unwrap();
-        Self { one, two, locks, provider, pool, _directory: directory }
+        let pool = database.pool().await;
+        Self { one, two, locks, provider, simulation, store, pool, _database: database }
     }
 
     async fn balance(&self) -> i64 {
@@ -89,9 +96,8 @@ async fn late_withdrawal(service: &Service, before_it_writes: &'static str) -> (
     late.await.unwrap()
 }
 
-#[tokio::test]
-async fn a_withdrawal_whose_lock_has_passed_on_is_refused() {
-    let service = Service::start().await;
+async fn a_withdrawal_whose_lock_has_passed_on_is_refused(database: Database) {
+    let service = Service::start(database).await;
     let (status, body) = late_withdrawal(&service, "SELECT 1").await;
     assert_eq!(status, 409, "{body}");
     assert!(body.contains("later request") && body.contains(r#""status":409"#), "{body}");
@@ -102,17 +108,17 @@ async fn a_withdrawal_whose_lock_has_passed_on_is_refused() {
 }
 
 /// The control: nothing but the fence would have kept it out.
-#[tokio::test]
-async fn the_same_withdrawal_is_booked_if_the_store_has_forgotten_the_token() {
-    let service = Service::start().await;
+async fn the_same_withdrawal_is_booked_if_the_store_has_forgotten_the_token(database: Database) {
+    let service = Service::start(database).await;
     let (status, body) = late_withdrawal(&service, "UPDATE accounts SET fence = 0").await;
     assert_eq!(status, 200, "{body}");
     assert_eq!(service.balance().await, 99_980);
 }
 
-#[tokio::test]
-async fn a_payment_that_was_taken_up_by_a_later_request_is_finished_by_that_one_alone() {
-    let service = Service::start().await;
+async fn a_payment_that_was_taken_up_by_a_later_request_is_finished_by_that_one_alone(
+    database: Database,
+) {
+    let service = Service::start(database).await;
     let pay = |app: &Router| {
         let body = Body::from(r#"{"account":"alice","amount_cents":10}"#);
         let app = app.clone();
@@ -128,34 +134,32 @@ async fn a_payment_that_was_taken_up_by_a_later_request_is_finished_by_that_one_
 
     let (status, charged) = second.await.unwrap();
     assert_eq!(status, 201, "{charged}");
-    assert_eq!((service.balance().await, service.provider.charges()), (99_990, 1));
+    assert_eq!((service.balance().await, service.simulation.charges()), (99_990, 1));
     assert_eq!(service.fence_above(fence).await, later);
     assert_eq!(pay(&service.one).await, (201, charged), "and the first has it on asking again");
 }
 
-#[tokio::test]
-async fn nobody_writes_under_a_lock_that_has_no_token() {
-    let service = Service::start().await;
+async fn nobody_writes_under_a_lock_that_has_no_token(database: Database) {
+    let service = Service::start(database).await;
     let plain = Config::memory().safety(Safety::Plain).build().unwrap();
-    let store = "sqlite::memory:".parse().unwrap();
-    let app = App {
-        store: Store::open(store).await.unwrap(),
-        provider: service.provider.clone(),
-        redlock: Redlock::new(plain),
-    };
-    let (status, body) = send(payments::app(app).0, WITHDRAWALS, Body::from(TEN)).await;
+    let (store, provider) = (service.store.clone(), service.provider.clone());
+    let app = App::new(store, provider, Redlock::new(plain));
+    let (status, body) = send(app.routes().0, WITHDRAWALS, Body::from(TEN)).await;
     assert_eq!(status, 500);
     assert!(body.contains("no fencing token"), "{body}");
 }
 
 /// The statement of the documentation, with a holder that decides by what it has read.
-#[tokio::test]
-async fn the_documented_statement_refuses_a_holder_that_read_before_it_was_paused() {
-    const FENCED: &str = "UPDATE accounts SET balance_cents = ?1, fence = ?2
-                          WHERE id = 'alice' AND fence <= ?2";
-    const UNFENCED: &str = "UPDATE accounts SET balance_cents = ?1, fence = ?2 WHERE id = 'alice'";
+async fn the_documented_statement_refuses_a_holder_that_read_before_it_was_paused(
+    database: Database,
+) {
+    const FENCED: &str = "UPDATE accounts SET balance_cents = $1, fence = $2
+                          WHERE id = 'alice' AND fence <= $2";
+    const UNFENCED: &str = "UPDATE accounts SET balance_cents = $1, fence = $2 WHERE id = 'alice'";
+    let service = Service::start(database).await;
     for (statement, late_writes, left) in [(FENCED, 0, 40_000), (UNFENCED, 1, 90_000)] {
-        let service = Service::start().await;
+        let reset = query("UPDATE accounts SET balance_cents = 100000");
+        reset.execute(&service.pool).await.unwrap();
         let write = async |balance: i64, token: FencingToken| {
             let write = query(statement).bind(balance).bind(token.get() as i64);
             write.execute(&service.pool).await.unwrap().rows_affected()
