@@ -25,7 +25,10 @@ pub fn service(database: &Database) -> Command {
     command
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "error".into()))
+        .env(
+            "RUST_LOG",
+            std::env::var("RUST_LOG").unwrap_or_else(|_| "error,tower_http=off".into()),
+        )
         .env("PAYMENTS_ADDR", "127.0.0.1:0")
         .env("DATABASE_URL", &database.url)
         .stdout(Stdio::piped());
