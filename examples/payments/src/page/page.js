@@ -25,21 +25,22 @@ function say(text) {
 // ---- Runs: what one press of a button has sent, and what became of each request
 
 const WORDS = {
-  charged: "charged", replayed: "answered again", locked: "locked", unavailable: "no majority",
+  charged: "charged", replayed: "replayed", locked: "locked", unavailable: "no majority",
   late: "came too late", unknown: "provider failed", refused: "refused", mistaken: "not accepted", failed: "failed",
 };
 const KEPT_RUNS = 10;
 const runs = new Map();
 
-function runOf(key, title = "Sent from elsewhere") {
+function runOf(key, title = "Sent from elsewhere", what = "") {
   const known = runs.get(key);
   if (known) return known;
   const element = make("li", "run");
   const heading = make("h3");
-  heading.append(make("span", "", title), make("code", "", key));
+  heading.append(make("span", "", title), make("small", "", what ? `${what} · ${key}` : key));
   const run = { requests: new Map(), sum: make("p", "sum", "sending"), timeline: make("ol", "timeline"), element };
   element.append(heading, run.sum, run.timeline);
   $("runs").prepend(element);
+  $("no-runs").hidden = true;
   runs.set(key, run);
   if (runs.size > KEPT_RUNS) {
     const [oldest, { element: gone }] = runs.entries().next().value;
@@ -112,12 +113,12 @@ const actions = {
   },
 };
 
-const TITLES = { once: "Paid once", burst: "Paid 20 times at once, and once more", slow: "Slow provider" };
+const TITLES = { once: "Paid once", burst: "20 times at once, then once more", slow: "Slow provider" };
 
 async function act(what) {
   const payment = { account: $("account").value, amount_cents: Math.round(Number($("amount").value) * 100) };
   const key = `${what}-${random()}`;
-  runOf(key, `${TITLES[what]}: ${euros(payment.amount_cents)} from ${payment.account}`);
+  runOf(key, TITLES[what], `${euros(payment.amount_cents)} from ${payment.account}`);
   say(`Sending ${euros(payment.amount_cents)} from ${payment.account} …`);
   try {
     const { status, answer } = await actions[what](key, payment);
@@ -209,7 +210,7 @@ async function refresh() {
     // The first 48 bits of the id are the time.
     const at = new Date(parseInt(entry.entry.replaceAll("-", "").slice(0, 12), 16));
     const payment = make("td", "", entry.payment_id ? `…${entry.payment_id.slice(-8)}` : "withdrawal");
-    if (row.className) payment.append(" · this charge");
+    if (row.className) payment.append(make("small", "", "this charge"));
     row.append(make("td", "", at.toLocaleTimeString("en-GB")), payment, make("td", "amount", euros(entry.amount_cents)));
     return row;
   }));
