@@ -6,14 +6,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use payments::{
     App, Behaviour, Demo, Locks, Provider, Servers, Settings, Simulation, Store, recover,
 };
-use redlock_core::{Config, Redlock};
+use redlock_core::{Config, LockError, Redlock};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -176,13 +176,25 @@ async fn locks(
         (Some(count), None) => {
             let servers = Servers::launch(count).await?;
             let redlock = Redlock::new(Config::servers(servers.urls()).build()?);
-            // They are new, nobody can have locked anything on them.
-            redlock.provision().await?;
+            provision(&redlock).await?;
             Ok((redlock, Locks::Own(Arc::new(servers))))
         }
         (None, Some(servers)) => Ok((Redlock::new(servers.clone()), Locks::Servers)),
         (None, None) => Ok((Redlock::in_memory(), Locks::Memory)),
     }
+}
+
+/// Puts servers to use that are new: nobody can have locked anything on them. All of them have to
+/// answer, which may take a while when they have just started.
+async fn provision(redlock: &Redlock) -> Result<(), LockError> {
+    let give_up = Instant::now() + Duration::from_secs(5);
+    while let Err(error) = redlock.provision().await {
+        if Instant::now() >= give_up {
+            return Err(error);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 /// What was recorded is summed up now and then, or it would take more and more memory.

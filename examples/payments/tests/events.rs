@@ -31,6 +31,11 @@ impl Events {
 
     /// The next event; `None` at the end.
     async fn next(&mut self) -> Option<(String, Value)> {
+        // What only keeps the connection open does not count.
+        timeout(SOON, self.read()).await.expect("something is told")
+    }
+
+    async fn read(&mut self) -> Option<(String, Value)> {
         loop {
             if let Some((event, rest)) = self.1.split_once("\n\n") {
                 let field = |name: &str| {
@@ -43,7 +48,7 @@ impl Events {
                 }
                 continue;
             }
-            let frame = timeout(SOON, self.0.frame()).await.expect("something is told")?.unwrap();
+            let frame = self.0.frame().await?.unwrap();
             self.1 += std::str::from_utf8(frame.data_ref().unwrap()).unwrap();
         }
     }

@@ -9,12 +9,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redlock_core::{Config, Provisioned, Redlock};
-use redlock_tests::{Fleet, eventually};
+use redlock_tests::eventually;
 use serde_json::{Value, json};
 
 use crate::support::processes::{Running, begun, provider, service};
-use crate::support::{Database, SOON};
+use crate::support::{Database, SOON, fleet};
 
 #[tokio::test]
 async fn twenty_at_once_are_charged_once() {
@@ -106,9 +105,7 @@ async fn a_process_that_dies_in_the_middle_of_a_charge_is_followed_by_one_that_f
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_processes_on_one_fleet_charge_once_and_answer_503_without_a_majority() {
-    let fleet = Fleet::start(3).await;
-    let config = Config::servers(fleet.urls()).build().unwrap();
-    assert_eq!(Redlock::new(config).provision().await.unwrap(), Provisioned::New);
+    let fleet = fleet().await;
     let database = Database::sqlite();
     let mut command = service(&database);
     command.env("REDLOCK_SERVERS", fleet.urls().join(","));

@@ -9,6 +9,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use payments::{Behaviour, DatabaseUrl, Provider, Simulation, Store};
+use redlock_core::{Config, Redlock};
+use redlock_tests::{Fleet, eventually};
 use sqlx::AnyPool;
 use sqlx::any::AnyPoolOptions;
 use tempfile::TempDir;
@@ -60,6 +62,14 @@ impl Database {
         sqlx::any::install_default_drivers();
         AnyPoolOptions::new().max_connections(2).connect(&self.url).await.unwrap()
     }
+}
+
+/// Three servers that vote at once.
+pub async fn fleet() -> Fleet {
+    let fleet = Fleet::start(3).await;
+    let redlock = Redlock::new(Config::servers(fleet.urls()).build().unwrap());
+    eventually(SOON, "all servers to be put to use", async || redlock.provision().await).await;
+    fleet
 }
 
 /// A simulated provider in this process, behind a socket, and the way to it.
