@@ -2,7 +2,9 @@
 #![allow(unreachable_pub, reason = "part of a test")]
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use redlock_tests::eventually;
 use serde_json::json;
@@ -26,7 +28,7 @@ wait $!
 pub struct Browser {
     pub page: WebDriver,
     leash: Child,
-    _profile: TempDir,
+    profile: TempDir,
 }
 
 impl Browser {
@@ -70,7 +72,7 @@ impl Browser {
             WebDriver::new(&driver, capabilities.clone()).await
         })
         .await;
-        Self { page, leash, _profile: profile }
+        Self { page, leash, profile }
     }
 
     /// What a person reads in an element, once it contains this.
@@ -119,5 +121,18 @@ impl Drop for Browser {
     fn drop(&mut self) {
         drop(self.leash.stdin.take());
         self.leash.wait().map(drop).unwrap_or_default();
+        // Chromium writes to its profile to the last: it can only be removed afterwards.
+        let give_up = Instant::now() + SOON;
+        while is_named_by_a_process(self.profile.path()) && Instant::now() < give_up {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
+}
+
+fn is_named_by_a_process(path: &Path) -> bool {
+    let path = path.as_os_str().as_encoded_bytes();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut commands =
+        processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    commands.any(|command| command.windows(path.len()).any(|part| part == path))
 }
