@@ -4,7 +4,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Path};
+use axum::Json;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use redlock_core::{FencingToken, Key, Lease};
@@ -31,7 +32,7 @@ use crate::scope::LockScope;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say which lock belongs to it",
     label = "not lockable",
-    note = "implement `LockResource` for the type of the id; `Path<T>` then follows from `T`"
+    note = "implement `LockResource` for the type of the id; `Path<T>` and `Json<T>` then follow from `T`"
 )]
 pub trait LockResource {
     /// The key of the lock. Start it with the kind of the resource, and with the tenant if there
@@ -45,6 +46,16 @@ pub trait LockResource {
 }
 
 impl<T: LockResource> LockResource for Path<T> {
+    fn lock_key(&self) -> Key {
+        self.0.lock_key()
+    }
+
+    fn ttl(&self) -> Option<Duration> {
+        self.0.ttl()
+    }
+}
+
+impl<T: LockResource> LockResource for Json<T> {
     fn lock_key(&self) -> Key {
         self.0.lock_key()
     }
@@ -76,6 +87,9 @@ impl<T: LockResource> LockResource for Path<T> {
 ///     .route("/accounts/{id}/withdrawals", post(withdraw))
 ///     .layer(RedlockLayer::scope_only(Redlock::in_memory()));
 /// ```
+///
+/// The key may come from the body: `Locked<Json<T>>` as the last argument. The lock is taken when
+/// the body was read, so that a slow upload holds nothing.
 ///
 /// Without a lock the handler is not called: the answer is 423, 503, or whatever `R` rejects the
 /// request with; 500 without a layer.
@@ -131,6 +145,29 @@ where
         let scope = scope.map_err(LockedRejection::Lock)?;
         let resource = R::from_request_parts(parts, state).await;
         let resource = resource.map_err(LockedRejection::Extract)?;
+        Self::lock(&scope, resource).await
+    }
+}
+
+impl<S, R> FromRequest<S> for Locked<R>
+where
+    S: Send + Sync,
+    R: FromRequest<S> + LockResource + Send,
+{
+    type Rejection = LockedRejection<R::Rejection>;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let (mut parts, body) = request.into_parts();
+        let scope = LockScope::from_request_parts(&mut parts, state).await;
+        let scope = scope.map_err(LockedRejection::Lock)?;
+        let resource = R::from_request(Request::from_parts(parts, body), state).await;
+        let resource = resource.map_err(LockedRejection::Extract)?;
+        Self::lock(&scope, resource).await
+    }
+}
+
+impl<R: LockResource> Locked<R> {
+    async fn lock<E>(scope: &LockScope, resource: R) -> Result<Self, LockedRejection<E>> {
         let lease = scope.lock_for(resource.lock_key(), resource.ttl()).await;
         let lease = lease.map_err(LockedRejection::Lock)?;
         Ok(Self { resource, lease })
