@@ -205,14 +205,14 @@ where
 }
 
 #[cfg(feature = "axum")]
-fn full_path(parts: &Parts) -> &str {
+pub(crate) fn full_path(parts: &Parts) -> &str {
     // A nested router strips its prefix: /eu/orders and /us/orders would share a lock.
     let original = parts.extensions.get::<axum::extract::OriginalUri>();
     original.map_or_else(|| parts.uri.path(), |uri| uri.0.path())
 }
 
 #[cfg(not(feature = "axum"))]
-fn full_path(parts: &Parts) -> &str {
+pub(crate) fn full_path(parts: &Parts) -> &str {
     parts.uri.path()
 }
 

@@ -20,6 +20,8 @@
 //! - [`LockScope`] locks more, from within a handler.
 //! - [`FenceLayer`] is for the other side: a service that is called under a lock refuses requests
 //!   that come when the lock has passed on. See [`fencing`].
+//! - [`IdempotencyLayer`](idempotency::IdempotencyLayer) carries a request with an
+//!   `Idempotency-Key` out once, and answers it again when it is repeated. See [`idempotency`].
 //!
 //! # Answers
 //!
@@ -37,6 +39,11 @@
 //! | [the fencing token is smaller than one that came before](#stale-token) | 412 | `…#stale-token` |
 //! | [there is no fencing token, or none that can be read](#bad-fencing-token) | 428, 400 | `…#bad-fencing-token` |
 //! | [the store of fencing tokens is not there](#fences-unavailable) | 503 and `Retry-After` | `…#fences-unavailable` |
+//! | [there is no idempotency key, or none that can be one](#bad-idempotency-key) | 400 | `…#bad-idempotency-key` |
+//! | [the idempotency key was used for another request](#idempotency-key-reused) | 422 | `…#idempotency-key-reused` |
+//! | [the body of the request is too large, or broke off](#bad-body) | 413, 400 | `…#bad-body` |
+//! | [the store of answers is not there](#records-unavailable) | 503 and `Retry-After` | `…#records-unavailable` |
+//! | [the answer was not kept](#answer-not-kept) | 410 | `…#answer-not-kept` |
 //!
 //! ```
 //! use http::{Request, StatusCode, header::RETRY_AFTER};
@@ -91,6 +98,22 @@
 //!
 //! ## fences-unavailable
 //! Whether the fencing token is stale could not be found out. Nothing was done.
+//!
+//! ## bad-idempotency-key
+//! The request must have an `Idempotency-Key` of 1 to 255 visible ASCII characters.
+//!
+//! ## idempotency-key-reused
+//! The same `Idempotency-Key` came with another method, path, query or body. Nothing was done.
+//!
+//! ## bad-body
+//! The body is larger than the service takes, or the client stopped in its middle. Nothing was done.
+//!
+//! ## records-unavailable
+//! Whether the request was carried out before could not be found out. Nothing was done.
+//!
+//! ## answer-not-kept
+//! The request was carried out before. What was answered then was too large to be kept; its status
+//! is in the `detail`.
 //!
 //! # Testing
 //!
@@ -165,8 +188,8 @@
 //! # What a lock does not do
 //!
 //! It keeps two requests from running at once; it does not make a request idempotent, and one
-//! that is stopped half-way leaves its half behind. Record what was done, in the same
-//! transaction as doing it. A process that is paused for longer than its lease finds out too
+//! that is stopped half-way leaves its half behind. [Record](idempotency) what was done, best in the
+//! same transaction as doing it. A process that is paused for longer than its lease finds out too
 //! late: check [`Lease::remaining`](redlock_core::Lease::remaining) before what can't be undone, and
 //! let what you write to check the [fencing token](redlock_core::fencing).
 //!
@@ -175,6 +198,8 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `axum` | yes | [`Locked`], [`LockResource`], [`Rejection`] as a response, whole paths in nested routers |
+//! | `metrics` | no | that of `redlock-core` |
+//! | `sqlite`, `postgres` | no | [`idempotency::SqlRecords`]: records in a database, by `sqlx` |
 //! | `tracing` | yes | events for requests that got no lock; detached handlers keep their span |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -188,6 +213,7 @@ pub mod fencing;
 mod future;
 #[cfg(all(doctest, feature = "axum"))]
 mod guides;
+pub mod idempotency;
 pub mod key;
 mod layer;
 mod rejection;

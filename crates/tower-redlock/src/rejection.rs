@@ -34,6 +34,16 @@ pub enum RejectionKind {
     BadToken,
     /// The store of the fencing tokens is not there: 503.
     FencesUnavailable,
+    /// The `Idempotency-Key` is missing, or can't be one: 400.
+    BadIdempotencyKey,
+    /// The `Idempotency-Key` was used for another request: 422.
+    KeyReused,
+    /// The body of the request is too large: 413. Or it broke off: 400.
+    BadBody,
+    /// The store of the answers is not there: 503.
+    RecordsUnavailable,
+    /// The request was carried out before, and its answer was not kept: 410.
+    AnswerNotKept,
 }
 
 impl RejectionKind {
@@ -48,6 +58,11 @@ impl RejectionKind {
             Self::StaleToken => "stale-token",
             Self::BadToken => "bad-fencing-token",
             Self::FencesUnavailable => "fences-unavailable",
+            Self::BadIdempotencyKey => "bad-idempotency-key",
+            Self::KeyReused => "idempotency-key-reused",
+            Self::BadBody => "bad-body",
+            Self::RecordsUnavailable => "records-unavailable",
+            Self::AnswerNotKept => "answer-not-kept",
         }
     }
 
@@ -62,6 +77,11 @@ impl RejectionKind {
             Self::StaleToken => "The fencing token is stale",
             Self::BadToken => "The request has no usable fencing token",
             Self::FencesUnavailable => "The store of fencing tokens is unavailable",
+            Self::BadIdempotencyKey => "The request has no usable Idempotency-Key",
+            Self::KeyReused => "The Idempotency-Key was used for another request",
+            Self::BadBody => "The body of the request can't be used",
+            Self::RecordsUnavailable => "The store of answers is unavailable",
+            Self::AnswerNotKept => "The answer was not kept",
         }
     }
 }
@@ -232,6 +252,46 @@ impl Rejection {
         Self { source: Some(error.into()), ..rejection.retriable(None) }
     }
 
+    pub(crate) fn with_status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
+    pub(crate) fn bad_idempotency_key(why: &KeyRejection) -> Self {
+        Self::new(RejectionKind::BadIdempotencyKey, why.status(), why.detail())
+    }
+
+    pub(crate) fn key_reused() -> Self {
+        let detail = "this Idempotency-Key was used for another request: send a new one";
+        Self::new(RejectionKind::KeyReused, StatusCode::UNPROCESSABLE_ENTITY, detail)
+    }
+
+    pub(crate) fn body_too_large(max: usize) -> Self {
+        let detail = format!("the body of the request has more than {max} bytes");
+        Self::new(RejectionKind::BadBody, StatusCode::PAYLOAD_TOO_LARGE, detail)
+    }
+
+    pub(crate) fn broken_body(error: Box<dyn Error + Send + Sync>) -> Self {
+        let detail = "the body of the request broke off";
+        let rejection = Self::new(RejectionKind::BadBody, StatusCode::BAD_REQUEST, detail);
+        Self { source: Some(error.into()), ..rejection }
+    }
+
+    pub(crate) fn no_records(error: Box<dyn Error + Send + Sync>) -> Self {
+        let detail =
+            "whether the request was carried out before can't be found out; nothing was done";
+        let rejection =
+            Self::new(RejectionKind::RecordsUnavailable, StatusCode::SERVICE_UNAVAILABLE, detail);
+        Self { source: Some(error.into()), ..rejection.retriable(None) }
+    }
+
+    pub(crate) fn answer_not_kept(status: StatusCode) -> Self {
+        let detail = format!(
+            "the request was carried out and answered with {}; the answer was not kept",
+            status.as_u16()
+        );
+        Self::new(RejectionKind::AnswerNotKept, StatusCode::GONE, detail)
+    }
+
     pub(crate) fn shutting_down() -> Self {
         let detail = "the server is shutting down";
         Self::new(RejectionKind::Unavailable, StatusCode::SERVICE_UNAVAILABLE, detail)
@@ -371,6 +431,11 @@ mod tests {
             RejectionKind::StaleToken,
             RejectionKind::BadToken,
             RejectionKind::FencesUnavailable,
+            RejectionKind::BadIdempotencyKey,
+            RejectionKind::KeyReused,
+            RejectionKind::BadBody,
+            RejectionKind::RecordsUnavailable,
+            RejectionKind::AnswerNotKept,
         ];
         let mut seen = std::collections::HashSet::new();
         for kind in kinds {

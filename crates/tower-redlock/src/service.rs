@@ -24,6 +24,10 @@ impl<S> RedlockService<S> {
     pub(crate) fn new(inner: S, settings: Arc<Settings>) -> Self {
         Self { inner, settings }
     }
+
+    pub(crate) fn inner_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
 }
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RedlockService<S>

@@ -1,0 +1,224 @@
+//! What makes two requests the same one: the key, whose it is, and what was asked for.
+
+use std::fmt;
+
+use http::request::Parts;
+use http::{HeaderName, HeaderValue};
+use redlock_core::Key;
+use sha2::{Digest, Sha256};
+
+use crate::key::{KeyRejection, full_path};
+
+/// The header that carries the key of a request: `Idempotency-Key: "8e03978e-40d5-43dd-bc93-6894a57f9324"`.
+pub const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The longest key that is taken.
+const MAX_LEN: usize = 255;
+
+/// Names what a tenant asked for with one key: a hash of the tenant, the method, the path and the
+/// `Idempotency-Key`. Nobody can tell the key from it.
+///
+/// It is among the extensions of a request, for a handler to pass on to whoever does the work: a
+/// provider that gets the same key again does it once.
+///
+/// ```
+/// use axum::Extension;
+/// use tower_redlock::idempotency::RecordId;
+///
+/// async fn pay(Extension(id): Extension<RecordId>) {
+///     let request = http::Request::post("https://provider.example/charges")
+///         .header("idempotency-key", id.to_string());
+///     // send it: a payment that was cut off is taken up again, and not made twice
+/// #   assert!(request.body(()).is_ok());
+/// }
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordId([u8; 32]);
+
+impl RecordId {
+    pub(super) fn new(parts: &Parts, tenant: Option<&Key>, key: &str) -> Self {
+        let tenant = tenant.map_or(&b""[..], |tenant| tenant.as_bytes());
+        let path = full_path(parts).as_bytes();
+        Self(hash([b"record", tenant, parts.method.as_str().as_bytes(), path, key.as_bytes()]))
+    }
+
+    /// What is locked while a request with this id runs.
+    pub(super) fn lock_key(&self) -> Key {
+        Key::hashed(format!("idempotency:{self}"))
+    }
+}
+
+/// 64 hexadecimal digits.
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RecordId({:02x}{:02x}…)", self.0[0], self.0[1])
+    }
+}
+
+/// What was asked for: a hash of the method, the path, the query, some headers and the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    pub(super) fn of(parts: &Parts, headers: &[HeaderName], body: &[u8]) -> Self {
+        let query = parts.uri.query().unwrap_or_default().as_bytes();
+        let path = full_path(parts).as_bytes();
+        let asked = [b"request", parts.method.as_str().as_bytes(), path, query, body];
+        let headers = headers.iter().flat_map(|name| {
+            let values = parts.headers.get_all(name).iter().map(HeaderValue::as_bytes);
+            std::iter::once(name.as_str().as_bytes()).chain(values)
+        });
+        Self(hash(asked.into_iter().chain(headers)))
+    }
+
+    /// A fingerprint that was kept.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes, to be kept.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// Each part with its length: what one ends with is never the beginning of the next.
+fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+/// The key of a request, without quotes; `None` if there is none.
+pub(super) fn key(parts: &Parts) -> Result<Option<String>, KeyRejection> {
+    let mut values = parts.headers.get_all(HEADER).iter();
+    let value = match (values.next(), values.next()) {
+        (None, _) => return Ok(None),
+        (Some(value), None) => value.to_str().ok().and_then(unquoted),
+        (Some(_), Some(_)) => {
+            return Err("the header `Idempotency-Key` was sent more than once".into());
+        }
+    };
+    match value {
+        Some(key) if (1..=MAX_LEN).contains(&key.len()) => Ok(Some(key)),
+        _ => {
+            let detail = format!(
+                "`Idempotency-Key` must be 1 to {MAX_LEN} visible ASCII characters, in quotes or not"
+            );
+            Err(detail.into())
+        }
+    }
+}
+
+/// A string of RFC 9651, as the draft has it; or the bare key, as most clients send it.
+fn unquoted(value: &str) -> Option<String> {
+    let Some(rest) = value.strip_prefix('"') else {
+        let bare = value.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\,".contains(&byte));
+        return bare.then(|| value.to_owned());
+    };
+    let mut key = String::with_capacity(rest.len());
+    let mut chars = rest.chars();
+    loop {
+        match chars.next()? {
+            '"' => return chars.next().is_none().then_some(key),
+            '\\' => key.push(chars.next().filter(|escaped| matches!(escaped, '"' | '\\'))?),
+            plain if plain.is_ascii_graphic() || plain == ' ' => key.push(plain),
+            _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn parts(request: http::request::Builder) -> Parts {
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn of(values: &[&str]) -> Result<Option<String>, u16> {
+        let request = values.iter().fold(Request::post("/"), |request, value| {
+            request.header(HEADER, HeaderValue::from_bytes(value.as_bytes()).unwrap())
+        });
+        key(&parts(request)).map_err(|rejection| rejection.status().as_u16())
+    }
+
+    #[test]
+    fn a_key_may_be_quoted_or_not() {
+        assert_eq!(of(&[]), Ok(None));
+        for (value, expected) in
+            [("k-1", "k-1"), ("\"k-1\"", "k-1"), ("\"a b\"", "a b"), (r#""a\"b\\c""#, r#"a"b\c"#)]
+        {
+            assert_eq!(of(&[value]), Ok(Some(expected.into())), "{value}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_400() {
+        let long = "k".repeat(256);
+        let bad =
+            ["", "\"\"", "\"", "\"a", "a\"", "\"a\"b", "\"a\";p=1", "a, b", "a b", "ä", r#""\n""#];
+        for value in bad.into_iter().chain([&*long]) {
+            assert_eq!(of(&[value]), Err(400), "{value}");
+        }
+        assert_eq!(of(&["a", "a"]), Err(400));
+        assert_eq!(of(&[&"k".repeat(255)]), Ok(Some("k".repeat(255))));
+    }
+
+    #[test]
+    fn an_id_is_of_one_tenant_method_path_and_key() {
+        let id = |method: &str, path: &str, tenant: &str, key: &str| {
+            let tenant = (!tenant.is_empty()).then(|| Key::hashed(tenant));
+            let parts = parts(Request::builder().method(method).uri(path));
+            RecordId::new(&parts, tenant.as_ref(), key)
+        };
+        let one = id("POST", "/a", "t", "k");
+        assert_eq!(one, id("POST", "/a?page=2", "t", "k"), "the query is what is asked for");
+        for other in [
+            id("PATCH", "/a", "t", "k"),
+            id("POST", "/b", "t", "k"),
+            id("POST", "/a", "u", "k"),
+            id("POST", "/a", "", "k"),
+            id("POST", "/a", "t", "l"),
+            id("POST", "/at", "", "k"),
+            id("POST", "/a", "tk", ""),
+        ] {
+            assert_ne!(one, other);
+        }
+        assert_eq!(one.to_string().len(), 64);
+        assert!(format!("{one:?}").len() < 24);
+    }
+
+    #[test]
+    fn a_fingerprint_is_of_everything_that_was_asked_for() {
+        let of = |uri: &str, language: &str, body: &[u8]| {
+            let request =
+                Request::post(uri).header("content-language", language).header("date", body);
+            Fingerprint::of(&parts(request), &[http::header::CONTENT_LANGUAGE], body)
+        };
+        let one = of("/a?b=1", "de", b"body");
+        assert_eq!(one, of("/a?b=1", "de", b"body"));
+        for other in [
+            of("/a?b=2", "de", b"body"),
+            of("/a", "de", b"body"),
+            of("/a?b=1", "en", b"body"),
+            of("/a?b=1", "de", b"bodY"),
+            of("/a?b=1b", "de", b"ody"),
+        ] {
+            assert_ne!(one, other);
+        }
+    }
+}
