@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::LockError;
 use crate::lease::Lease;
+use crate::observe::Release;
 use crate::protocol::quorum::Verdict;
 use crate::service::Service;
 use crate::token::Token;
@@ -31,6 +32,14 @@ impl Released {
             Verdict::Granted => Self::Released,
             Verdict::Denied => Self::AlreadyExpired,
             Verdict::Unavailable => Self::Indeterminate,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::AlreadyExpired => "already_expired",
+            Self::Indeterminate => "indeterminate",
         }
     }
 }
@@ -112,8 +121,16 @@ impl Guard {
     pub async fn release(self) -> Released {
         let lost = self.lease.is_lost();
         match self.service.keeper.release(&self.lease.0) {
-            Some(round) if !lost => Released::by(round.verdict().await),
-            _ => Released::AlreadyExpired,
+            Some(round) => {
+                let release = Release::sent();
+                let released = match lost {
+                    false => Released::by(round.verdict().await),
+                    true => Released::AlreadyExpired,
+                };
+                release.answered(released.name());
+                released
+            }
+            None => Released::AlreadyExpired,
         }
     }
 
@@ -142,7 +159,9 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.service.keeper.release(&self.lease.0);
+        if self.service.keeper.release(&self.lease.0).is_some() {
+            drop(Release::sent());
+        }
     }
 }
 

@@ -193,12 +193,7 @@ impl Task {
                 biased;
                 () = sleep_until(&*keeper.clock, next) => {}
                 () = keeper.earlier.notified() => {}
-                Some((renewed, tenancy)) = renewals.next() => {
-                    keeper.watch(&tenancy);
-                    if let Err(error) = renewed {
-                        tracing::debug!(%error, "lease not renewed");
-                    }
-                }
+                Some((_, tenancy)) = renewals.next() => keeper.watch(&tenancy),
             }
         }
         for tenancy in keeper.held() {

@@ -96,12 +96,40 @@
 //! | WARN | `server check failed` | a server votes although a check speaks against it: `node`, `check`, `objection` |
 //! | WARN | `a lost connection could not be closed` | the user may not `CLIENT KILL`: what was in flight stays for its TTL |
 //! | WARN | `the Ketama ring spreads keys unevenly` | once, when a ring of many groups is made |
-//! | DEBUG | `lease not renewed` | no majority confirmed; it is tried again |
+//! | DEBUG | `lock acquired`, `lock not acquired` | `waited_ms`, and the `outcome` or the `fencing_token` |
+//! | DEBUG | `lock extended`, `lock not extended` | a renewal, or an extension by hand: `valid_ms`, or the `error` |
+//! | DEBUG | `lock released`, `lock handed over` | `held_ms` |
+//!
+//! An acquisition is a span `acquire`, of level DEBUG. The events of a lock have its number in this
+//! process as `lock`: with that, its story can be told from a log. Keys are in none of them.
+//!
+//! # Metrics
+//!
+//! With the feature `metrics`, by the crate of that name: install a recorder, such as
+//! `metrics-exporter-prometheus`, with buckets for the names that end with `_seconds`. There is a
+//! [dashboard] for Grafana.
+//!
+//! | name | kind | labels |
+//! |---|---|---|
+//! | `redlock_acquire_total` | counter | `outcome`: `acquired`, `contended`, `unavailable`, `expired`, `invalid`, `closed`, `cancelled` |
+//! | `redlock_acquire_duration_seconds` | histogram | from the request to its outcome, waiting included |
+//! | `redlock_held` | gauge | locks that this process holds |
+//! | `redlock_hold_duration_seconds` | histogram | from the acquisition to the release, the hand-over or the loss |
+//! | `redlock_extend_total` | counter | `outcome`: `extended`, `unavailable`, `lost` |
+//! | `redlock_release_total` | counter | `outcome`: as [`Released`] says, or `background` if nobody waited for it |
+//! | `redlock_lost_total` | counter | `reason`: `expired`, `taken_over`, `max_hold`, `closed` |
+//! | `redlock_node_errors_total` | counter | `node`: its address; `kind`: `down`, `silent`, `cut`: once for each connection or try that failed |
+//!
+//! No label has a key, a token or a password in it. Without a recorder a figure costs a look at an
+//! atomic; without the feature nothing.
+//!
+//! [dashboard]: https://github.com/redlock-rs/redlock/blob/main/docs/grafana/redlock.json
 //!
 //! # Features
 //!
 //! | feature | what it adds |
 //! |---|---|
+//! | `metrics` | [figures](#metrics) of acquisitions, extensions, releases and servers |
 //! | `serde` | [`Config`] can be deserialized, durations written as `"10s"` |
 //! | `test-util` | `testing`: simulated servers that fail when a test wants it, and a checker |
 
@@ -124,6 +152,7 @@ mod latch;
 mod lease;
 mod mending;
 mod node;
+mod observe;
 mod pending;
 mod queue;
 mod redlock;

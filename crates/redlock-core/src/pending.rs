@@ -12,6 +12,7 @@ use crate::fencing::{Fence, FenceBasis, FencingToken, bucket_of};
 use crate::group::Group;
 use crate::key::Key;
 use crate::node::Op;
+use crate::observe::Hold;
 use crate::protocol::attempt::{Attempt, Outcome};
 use crate::protocol::fence::{Step, after_grants, after_reads};
 use crate::protocol::quorum::{Counter, Verdict, majority};
@@ -167,6 +168,7 @@ impl<'r> Pending<'r> {
             turn: Mutex::default(),
             changed: Notify::new(),
             timer: Mutex::default(),
+            hold: Hold::begin(),
         });
         turn.hold(&tenancy);
         *tenancy.turn.lock() = Some(turn);

@@ -15,6 +15,7 @@ use crate::guard::Guard;
 use crate::key::{InvalidKey, Key};
 use crate::latch::Latch;
 use crate::lease::Lease;
+use crate::observe::acquisition;
 use crate::pending::{Pending, Won};
 use crate::protocol::tenure::Terms;
 use crate::queue::{Entry, Turn};
@@ -132,7 +133,7 @@ impl IntoFuture for Request {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.acquire())
+        Box::pin(acquisition(self.acquire()))
     }
 }
 

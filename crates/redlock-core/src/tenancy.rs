@@ -17,6 +17,7 @@ use crate::group::Group;
 use crate::key::Key;
 use crate::mending::mend_if_needed;
 use crate::node::Op;
+use crate::observe::Hold;
 use crate::protocol::quorum::Verdict;
 use crate::protocol::tenure::{Extension, LeaseState, LostReason, Tenure};
 use crate::queue::Turn;
@@ -43,6 +44,8 @@ pub(crate) struct Tenancy {
     pub(crate) changed: Notify,
     /// When the keeper will look at it next. The keeper's own.
     pub(crate) timer: Mutex<Option<Moment>>,
+    /// What is told of it.
+    pub(crate) hold: Hold,
 }
 
 impl Tenancy {
@@ -84,6 +87,7 @@ impl Tenancy {
                 return None;
             }
             tenure.release();
+            self.hold.released();
             // Posted under the lock: no renewal can be posted after it.
             self.group.release(&self.full_key, &self.token, &self.acquired)
         };
@@ -96,6 +100,7 @@ impl Tenancy {
     /// Gives the lock up without releasing it: whoever has the token may go on with it.
     pub(crate) fn hand_over(&self) {
         self.tenure.lock().release();
+        self.hold.handed_over();
         self.changed.notify_waiters();
         self.end_turn();
     }
@@ -119,7 +124,9 @@ impl Tenancy {
         let tenancy = Arc::clone(self);
         Ok(async move {
             let verdict = round.verdict().await;
-            tenancy.judge(extension, verdict, &round)
+            let extended = tenancy.judge(extension, verdict, &round);
+            tenancy.hold.extended(&extended);
+            extended
         })
     }
 
@@ -169,7 +176,7 @@ impl Tenancy {
 
     /// Tells everybody who waits for it that the lock is lost.
     pub(crate) fn announce(&self, reason: LostReason) {
-        tracing::warn!(token = ?self.token, %reason, "lock lost");
+        self.hold.lost(&self.token, reason);
         self.changed.notify_waiters();
         self.end_turn();
     }

@@ -24,6 +24,7 @@ use super::mailbox::{Debt, Mailbox, Reopened};
 use super::wire::{Reply, ScriptBy, classify_each, encode_releases};
 use crate::config::Backoff;
 use crate::latch::Latch;
+use crate::observe::node_error;
 use crate::protocol::quorum::NodeAnswer;
 
 /// Commands in one pipeline; more would only delay the answer to the first.
@@ -62,6 +63,16 @@ enum Failure {
     Hung,
     /// The connection broke, as it does when a server restarts: connecting again may just work.
     Cut(Arc<str>),
+}
+
+impl Failure {
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Down(_) => "down",
+            Self::Hung => "silent",
+            Self::Cut(_) => "cut",
+        }
+    }
 }
 
 impl Lane {
@@ -112,6 +123,9 @@ impl Driver {
                 }),
                 Err(failure) => Err(failure),
             };
+            if let Err(failure) = &served {
+                node_error(&lane.address, failure.kind());
+            }
             let cause = match served {
                 Ok(()) => {
                     failed = 0;

@@ -1,0 +1,214 @@
+//! What is told of locks to whoever watches: events by `tracing`, and figures by `metrics`, if
+//! that feature is on. A lock goes by a number: neither its key nor its token is told.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::Instrument;
+use tracing::field::{Empty, display};
+
+use crate::error::{ErrorKind, LockError};
+use crate::guard::Guard;
+use crate::protocol::tenure::LostReason;
+use crate::token::Token;
+
+/// Counts one under a label. All values are written out: a key that is known when this is compiled
+/// costs no allocation.
+#[cfg(feature = "metrics")]
+macro_rules! count {
+    ($name:literal, $label:literal => $value:expr, $($known:literal)+) => {
+        match $value {
+            $($known => metrics::counter!($name, $label => $known).increment(1),)+
+            _ => {}
+        }
+    };
+}
+
+#[cfg(not(feature = "metrics"))]
+macro_rules! count {
+    ($name:literal, $label:literal => $value:expr, $($known:literal)+) => {
+        let _: &'static str = $value;
+    };
+}
+
+/// One acquisition. Dropped before it has ended, it was cancelled.
+struct Acquisition {
+    since: Instant,
+    over: bool,
+}
+
+/// Tells what becomes of an acquisition.
+pub(crate) async fn acquisition(
+    acquiring: impl Future<Output = Result<Guard, LockError>>,
+) -> Result<Guard, LockError> {
+    let span = tracing::debug_span!("acquire", lock = Empty, outcome = Empty);
+    let told = span.clone();
+    let watched = async {
+        let acquisition = Acquisition { since: Instant::now(), over: false };
+        let acquired = acquiring.await;
+        match &acquired {
+            Ok(guard) => acquisition.won(guard, &told),
+            Err(error) => acquisition.failed(error, &told),
+        }
+        acquired
+    };
+    watched.instrument(span).await
+}
+
+impl Acquisition {
+    fn won(self, guard: &Guard, span: &tracing::Span) {
+        let (lock, fencing_token) = (guard.lease().0.hold.id, guard.fencing_token());
+        span.record("lock", lock);
+        let waited = self.end("acquired", span);
+        let fencing_token = fencing_token.map(display);
+        tracing::debug!(lock, fencing_token, waited_ms = millis(waited), "lock acquired");
+    }
+
+    fn failed(self, error: &LockError, span: &tracing::Span) {
+        let outcome = match error.kind() {
+            ErrorKind::Contended => "contended",
+            ErrorKind::Unavailable => "unavailable",
+            ErrorKind::Expired | ErrorKind::Lost => "expired",
+            ErrorKind::Invalid => "invalid",
+            ErrorKind::Closed => "closed",
+        };
+        let waited = self.end(outcome, span);
+        tracing::debug!(outcome, waited_ms = millis(waited), %error, "lock not acquired");
+    }
+
+    fn end(mut self, outcome: &'static str, span: &tracing::Span) -> Duration {
+        self.over = true;
+        span.record("outcome", outcome);
+        acquired(outcome, self.since)
+    }
+}
+
+impl Drop for Acquisition {
+    fn drop(&mut self) {
+        if !self.over {
+            let waited = acquired("cancelled", self.since);
+            tracing::debug!(waited_ms = millis(waited), "lock not waited for any longer");
+        }
+    }
+}
+
+fn acquired(outcome: &'static str, since: Instant) -> Duration {
+    count!("redlock_acquire_total", "outcome" => outcome,
+        "acquired" "contended" "unavailable" "expired" "invalid" "closed" "cancelled");
+    let waited = since.elapsed();
+    #[cfg(feature = "metrics")]
+    metrics::histogram!("redlock_acquire_duration_seconds").record(waited);
+    waited
+}
+
+/// A lock that is held, from when it was won until it is released, handed over or lost.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    /// What it goes by in the events of this process.
+    pub(crate) id: u64,
+    since: Instant,
+    over: AtomicBool,
+}
+
+impl Hold {
+    pub(crate) fn begin() -> Self {
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        #[cfg(feature = "metrics")]
+        metrics::gauge!("redlock_held").increment(1);
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        Self { id, since: Instant::now(), over: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn released(&self) {
+        if let Some(held) = self.end() {
+            tracing::debug!(lock = self.id, held_ms = millis(held), "lock released");
+        }
+    }
+
+    pub(crate) fn handed_over(&self) {
+        if let Some(held) = self.end() {
+            tracing::debug!(lock = self.id, held_ms = millis(held), "lock handed over");
+        }
+    }
+
+    pub(crate) fn lost(&self, token: &Token, reason: LostReason) {
+        self.end();
+        let why = match reason {
+            LostReason::Expired => "expired",
+            LostReason::TakenOver => "taken_over",
+            LostReason::MaxHold => "max_hold",
+            LostReason::Closed => "closed",
+        };
+        count!("redlock_lost_total", "reason" => why, "expired" "taken_over" "max_hold" "closed");
+        tracing::warn!(lock = self.id, ?token, %reason, "lock lost");
+    }
+
+    pub(crate) fn extended(&self, extended: &Result<Duration, LockError>) {
+        let outcome = match extended {
+            Ok(valid) => {
+                tracing::debug!(lock = self.id, valid_ms = millis(*valid), "lock extended");
+                "extended"
+            }
+            Err(error) => {
+                tracing::debug!(lock = self.id, %error, "lock not extended");
+                if error.kind() == ErrorKind::Lost { "lost" } else { "unavailable" }
+            }
+        };
+        count!("redlock_extend_total", "outcome" => outcome, "extended" "unavailable" "lost");
+    }
+
+    /// For how long it was held, the first time.
+    fn end(&self) -> Option<Duration> {
+        if self.over.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let held = self.since.elapsed();
+        #[cfg(feature = "metrics")]
+        {
+            metrics::gauge!("redlock_held").decrement(1);
+            metrics::histogram!("redlock_hold_duration_seconds").record(held);
+        }
+        Some(held)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A release that was sent. Nobody waits for the answer, unless told otherwise.
+pub(crate) struct Release(&'static str);
+
+impl Release {
+    pub(crate) fn sent() -> Self {
+        Self("background")
+    }
+
+    pub(crate) fn answered(mut self, outcome: &'static str) {
+        self.0 = outcome;
+    }
+}
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        count!("redlock_release_total", "outcome" => self.0,
+            "released" "already_expired" "indeterminate" "background");
+    }
+}
+
+/// A server could not be reached, or fell silent, or may not vote.
+pub(crate) fn node_error(node: &str, kind: &'static str) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("redlock_node_errors_total", "node" => node.to_owned(), "kind" => kind)
+        .increment(1);
+    #[cfg(not(feature = "metrics"))]
+    let _ = (node, kind);
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
