@@ -131,6 +131,11 @@ fn number(value: &HeaderValue) -> Option<u64> {
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't remember the tokens of a `FenceLayer`",
+    label = "not a `FenceStore`",
+    note = "implement `FenceStore`, or use `MemoryFences`"
+)]
 pub trait FenceStore: Send + Sync + 'static {
     /// Whether no larger token was observed for the resource; this one is remembered then. It
     /// must look and remember in one step: two requests may come at once.

@@ -19,14 +19,20 @@ pub enum Hold {
     #[default]
     Response,
     /// Until the body of the response has been sent, has failed or was dropped: for handlers
-    /// that do their work while they stream.
+    /// that do their work while they stream. A reader may be as slow as it likes: set a
+    /// [`max_hold`](crate::RedlockLayer::max_hold).
+    ///
+    /// A connection that is upgraded is no body: the lock is released with the 101. Give it a lock of
+    /// its own, by [`Redlock::lock`](redlock_core::Redlock::lock), whose guard moves into its task.
     Body,
 }
 
 /// What happens to the handler when the client goes away.
 ///
 /// The server drops the future of a request when it notices. hyper notices while it reads the
-/// connection: at once for HTTP/2, and for HTTP/1 unless a large request body is unread.
+/// connection: at once for HTTP/2, and for HTTP/1 unless a large request body is unread, or the next
+/// request was sent already. A client that closes only its half of an HTTP/1 connection is gone,
+/// unless the server was told to allow that (`half_close`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Disconnect {

@@ -1,0 +1,8 @@
+use redlock_core::Redlock;
+use tower_redlock::RedlockLayer;
+
+fn main() {
+    RedlockLayer::new(Redlock::in_memory(), |parts: &http::request::Parts| {
+        parts.uri.path().parse::<u32>().map(|id| id.to_string())
+    });
+}
