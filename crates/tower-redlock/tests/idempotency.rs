@@ -80,7 +80,8 @@ fn keyed(key: &str) -> Builder {
 }
 
 async fn send(app: &Router, request: Builder, body: impl Into<Body>) -> Response {
-    app.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap()
+    let answer = app.clone().oneshot(request.body(body.into()).unwrap());
+    tokio::time::timeout(2 * SOON, answer).await.expect("an answer").unwrap()
 }
 
 fn is_replayed(response: &Response) -> bool {
