@@ -152,6 +152,7 @@ async fn a_slow_reader_keeps_the_lock_for_as_long_as_max_hold_and_no_longer() {
             Err(error) => break error,
         }
         tokio::time::sleep(Duration::from_secs(7)).await;
+        assert!(start.elapsed() < Duration::from_secs(600), "it is held for ever");
     };
     assert!(error.is::<tower_redlock::LockLost>(), "{error}");
     let held = start.elapsed().as_secs();
