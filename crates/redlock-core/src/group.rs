@@ -85,10 +85,44 @@ impl Group {
         self.undo(Op::Reclaim, key, token, acquired)
     }
 
+    /// Where `acquired` may have set the key.
+    fn touched(acquired: &Round) -> Vec<bool> {
+        acquired
+            .inspect(|ballot| ballot.answers().iter().map(NodeAnswer::may_have_executed).collect())
+    }
+
     fn undo(&self, op: Op, key: &Key, token: &Token, acquired: &Round) -> Arc<Round> {
-        let touched: Vec<bool> = acquired
-            .inspect(|ballot| ballot.answers().iter().map(NodeAnswer::may_have_executed).collect());
+        let touched = Self::touched(acquired);
         self.post_where(|node| touched[node], op, key, token, &NodeAnswer::NotHeld)
+    }
+
+    /// Posts the release of the lock that `acquired` had won, and right behind it `next`, to each
+    /// node in one piece. Returns the rounds of the two, that of `next` first.
+    pub(crate) fn succeed(
+        &self,
+        key: &Key,
+        (token, acquired): (&Token, &Round),
+        next: (Op, &Token),
+    ) -> (Arc<Round>, Arc<Round>) {
+        let touched = Self::touched(acquired);
+        let round = || Arc::new(Round::new(self.nodes.len()));
+        let (taken, released) = (round(), round());
+        for (seat, (node, touched)) in self.nodes.iter().zip(touched).enumerate() {
+            let command = |(op, token): (Op, &Token), round: &Arc<Round>| Command {
+                op,
+                key: key.clone(),
+                token: token.clone(),
+                seat: Seat::new(Arc::clone(round), seat),
+            };
+            if touched {
+                let release = command((Op::Release, token), &released);
+                node.post_both(release, command(next, &taken));
+            } else {
+                released.answer(seat, NodeAnswer::NotHeld);
+                node.post(command(next, &taken));
+            }
+        }
+        (taken, released)
     }
 
     /// Has those of `granted` take a fencing token. The others may hold the lock for us by now, and

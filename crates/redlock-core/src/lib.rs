@@ -154,6 +154,7 @@ mod mending;
 mod node;
 mod observe;
 mod pending;
+mod posted;
 mod queue;
 mod redlock;
 mod request;

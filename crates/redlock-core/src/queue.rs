@@ -1,20 +1,31 @@
 //! The line in front of each key, within one process.
 //!
 //! Tasks of one process that want the same key stand in line, first come first served, and only
-//! the head talks to the servers. Whoever has the turn keeps it until the release is posted: the
-//! next in line may then post at once, because a node executes the commands for one key in order.
+//! the head talks to the servers. Whoever has the turn keeps it until the release is posted, and
+//! with it the attempt of the next in line: a node executes the two in one piece. After a number of
+//! such hand-overs in a row the next one leaves others a chance first: for another process there is
+//! no other moment at which the key is free.
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::key::Key;
+use crate::posted::{Posted, Wish};
 
 const SHARDS: usize = 32;
+
+/// Hand-overs within a process after which other processes have a chance, unless they took less
+/// than [`SHORTEST_ROW`] together: a chance costs a pause.
+const LONGEST_ROW: u32 = 16;
+
+const SHORTEST_ROW: Duration = Duration::from_millis(30);
 
 /// The lines of all keys that somebody in this process wants. `H` is what is known of a holder.
 #[derive(Debug)]
@@ -36,6 +47,7 @@ struct Line<H> {
 #[derive(Debug)]
 struct Waiter<H> {
     brief: bool,
+    wish: Wish,
     entry: oneshot::Sender<Entry<H>>,
 }
 
@@ -59,19 +71,19 @@ impl<H> Queue<H> {
         }
     }
 
-    /// Stands in line for `key`. A `brief` caller stays only while it is undecided whether the
-    /// one whose turn it is gets the lock.
+    /// Stands in line for `key`, to do what `wish` says. A `brief` caller stays only while it is
+    /// undecided whether the one whose turn it is gets the lock.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves the line; a turn that was on its way passes to the next.
-    pub(crate) async fn enter(self: &Arc<Self>, key: &Key, brief: bool) -> Entry<H> {
+    pub(crate) async fn enter(self: &Arc<Self>, key: &Key, wish: &Wish, brief: bool) -> Entry<H> {
         let place = {
             let mut shard = self.shard(key).lock();
             match shard.entry(key.clone()) {
                 Slot::Vacant(vacant) => {
                     vacant.insert(Line { held: None, waiters: VecDeque::new() });
-                    return Entry::Turn(self.turn(key.clone()));
+                    return Entry::Turn(self.turn(key.clone(), Row::default()));
                 }
                 Slot::Occupied(mut occupied) => {
                     let line = occupied.get_mut();
@@ -85,7 +97,7 @@ impl<H> Queue<H> {
                         return Entry::Full(line.held.clone());
                     }
                     let (entry, place) = oneshot::channel();
-                    line.waiters.push_back(Waiter { brief, entry });
+                    line.waiters.push_back(Waiter { brief, wish: wish.clone(), entry });
                     place
                 }
             }
@@ -99,8 +111,8 @@ impl<H> Queue<H> {
         self.shard(key).lock().get(key).and_then(|line| line.held.clone())
     }
 
-    fn turn(self: &Arc<Self>, key: Key) -> Turn<H> {
-        Turn(Some((Arc::clone(self), key)))
+    fn turn(self: &Arc<Self>, key: Key, row: Row) -> Turn<H> {
+        Turn { posted: None, row, place: Some((Arc::clone(self), key)) }
     }
 
     fn shard(&self, key: &Key) -> &Shard<H> {
@@ -109,7 +121,7 @@ impl<H> Queue<H> {
     }
 
     /// Gives the turn to the first in line who is still there, or closes the line.
-    fn pass_on(self: &Arc<Self>, key: &Key) {
+    fn pass_on(self: &Arc<Self>, key: &Key, row: Row) {
         let mut shard = self.shard(key).lock();
         let Some(line) = shard.get_mut(key) else { return };
         // Dropped after the lock: the last owner of a holder may have work to do.
@@ -120,10 +132,10 @@ impl<H> Queue<H> {
                 drop(shard);
                 return;
             };
-            let turn = self.turn(key.clone());
+            let turn = self.turn(key.clone(), row);
             match waiter.entry.send(Entry::Turn(turn)) {
                 Ok(()) => break,
-                Err(Entry::Turn(mut refused)) => drop(refused.0.take()),
+                Err(Entry::Turn(mut refused)) => drop(refused.place.take()),
                 Err(_) => {}
             }
         }
@@ -133,12 +145,47 @@ impl<H> Queue<H> {
 
 /// The right to talk to the servers about a key. Dropping it passes it on.
 #[derive(Debug)]
-pub(crate) struct Turn<H>(Option<(Arc<Queue<H>>, Key)>);
+pub(crate) struct Turn<H> {
+    /// What was posted already for whoever has the turn. Dropped before the turn passes on: what
+    /// the next one posts must come behind its release.
+    posted: Option<Posted>,
+    row: Row,
+    place: Option<(Arc<Queue<H>>, Key)>,
+}
+
+/// The next in line, who does not know so far.
+#[derive(Debug)]
+pub(crate) struct Successor<H>(Waiter<H>);
+
+impl<H> Successor<H> {
+    pub(crate) fn wish(&self) -> &Wish {
+        &self.0.wish
+    }
+}
+
+/// Turns in a row that were handed over within this process.
+#[derive(Clone, Copy, Debug, Default)]
+struct Row {
+    handed_over: u32,
+    began: Option<Instant>,
+}
+
+impl Row {
+    fn is_long(self) -> bool {
+        self.handed_over >= LONGEST_ROW
+            && self.began.is_none_or(|began| began.elapsed() >= SHORTEST_ROW)
+    }
+
+    fn with_one_more(self) -> Self {
+        let began = self.began.unwrap_or_else(Instant::now);
+        Self { handed_over: self.handed_over + 1, began: Some(began) }
+    }
+}
 
 impl<H> Turn<H> {
     /// Makes known that the key is held now, and sends those away who would not wait for that.
     pub(crate) fn hold(&self, holder: &Arc<H>) {
-        let Some((queue, key)) = &self.0 else { return };
+        let Some((queue, key)) = &self.place else { return };
         let mut sent_away = Vec::new();
         {
             let mut shard = queue.shard(key).lock();
@@ -156,12 +203,48 @@ impl<H> Turn<H> {
             let _gone = waiter.entry.send(Entry::Held(Arc::clone(holder)));
         }
     }
+
+    /// What was posted for whoever has the turn, by who had it before.
+    pub(crate) fn take_posted(&mut self) -> Option<Posted> {
+        self.posted.take()
+    }
+
+    /// Whether others should have a chance before the servers are asked. Asking ends the row.
+    pub(crate) fn lets_others_go_first(&mut self) -> bool {
+        std::mem::take(&mut self.row).is_long()
+    }
+
+    /// The next in line, to [`hand_over`](Self::hand_over) to; `None` if nobody is there, or if it
+    /// is time for others to have a chance.
+    pub(crate) fn successor(&self) -> Option<Successor<H>> {
+        let (queue, key) = self.place.as_ref().filter(|_| !self.row.is_long())?;
+        let mut shard = queue.shard(key).lock();
+        let waiters = &mut shard.get_mut(key)?.waiters;
+        while let Some(waiter) = waiters.pop_front() {
+            if !waiter.entry.is_closed() {
+                return Some(Successor(waiter));
+            }
+        }
+        None
+    }
+
+    /// Passes the turn to `successor`, with what was posted for them. If they have left it passes
+    /// on from there.
+    pub(crate) fn hand_over(mut self, successor: Successor<H>, posted: Option<Posted>) {
+        let Some((queue, key)) = self.place.take() else { return };
+        let held = queue.shard(&key).lock().get_mut(&key).and_then(|line| line.held.take());
+        let row = if posted.is_some() { self.row.with_one_more() } else { self.row };
+        let turn = Self { posted, row, place: Some((queue, key)) };
+        drop(successor.0.entry.send(Entry::Turn(turn)));
+        drop(held);
+    }
 }
 
 impl<H> Drop for Turn<H> {
     fn drop(&mut self) {
-        if let Some((queue, key)) = self.0.take() {
-            queue.pass_on(&key);
+        drop(self.posted.take());
+        if let Some((queue, key)) = self.place.take() {
+            queue.pass_on(&key, self.row);
         }
     }
 }
@@ -174,6 +257,10 @@ mod tests {
 
     use super::*;
 
+    fn wish() -> Wish {
+        Wish { ttl: Duration::from_secs(1), label: "me".into(), attempts: Arc::default() }
+    }
+
     fn key() -> Key {
         Key::new("k").unwrap()
     }
@@ -183,6 +270,10 @@ mod tests {
             Poll::Ready(output) => Some(output),
             Poll::Pending => None,
         }
+    }
+
+    async fn enter(queue: &Arc<Queue<()>>, key: &Key) -> Entry<()> {
+        queue.enter(key, &wish(), false).await
     }
 
     fn turn(entry: Option<Entry<()>>) -> Turn<()> {
@@ -195,9 +286,9 @@ mod tests {
     #[tokio::test]
     async fn turns_are_taken_in_the_order_of_arrival() {
         let (queue, key) = (Arc::new(Queue::new(8)), key());
-        let first = turn(now(queue.enter(&key, false)));
+        let first = turn(now(enter(&queue, &key)));
         let (mut second, mut third) =
-            (Box::pin(queue.enter(&key, false)), Box::pin(queue.enter(&key, false)));
+            (Box::pin(enter(&queue, &key)), Box::pin(enter(&queue, &key)));
         assert!(now(second.as_mut()).is_none());
         assert!(now(third.as_mut()).is_none());
         drop(first);
@@ -210,10 +301,10 @@ mod tests {
     #[tokio::test]
     async fn a_turn_that_nobody_is_there_to_take_passes_to_the_next() {
         let (queue, key) = (Arc::new(Queue::new(8)), key());
-        let first = turn(now(queue.enter(&key, false)));
-        let mut left_before = Box::pin(queue.enter(&key, false));
-        let mut left_after = Box::pin(queue.enter(&key, false));
-        let mut stays = Box::pin(queue.enter(&key, false));
+        let first = turn(now(enter(&queue, &key)));
+        let mut left_before = Box::pin(enter(&queue, &key));
+        let mut left_after = Box::pin(enter(&queue, &key));
+        let mut stays = Box::pin(enter(&queue, &key));
         for waiting in [&mut left_before, &mut left_after, &mut stays] {
             assert!(now(waiting.as_mut()).is_none());
         }
@@ -227,13 +318,13 @@ mod tests {
     #[tokio::test]
     async fn the_line_is_bounded_and_those_who_left_do_not_count() {
         let (queue, key) = (Arc::new(Queue::new(2)), key());
-        let _first = turn(now(queue.enter(&key, false)));
-        let mut second = Box::pin(queue.enter(&key, false));
-        let mut third = Box::pin(queue.enter(&key, false));
+        let _first = turn(now(enter(&queue, &key)));
+        let mut second = Box::pin(enter(&queue, &key));
+        let mut third = Box::pin(enter(&queue, &key));
         assert!(now(second.as_mut()).is_none());
         assert!(now(third.as_mut()).is_none());
-        assert!(matches!(now(queue.enter(&key, false)), Some(Entry::Full(None))));
+        assert!(matches!(now(enter(&queue, &key)), Some(Entry::Full(None))));
         drop(third);
-        assert!(now(queue.enter(&key, false)).is_none());
+        assert!(now(enter(&queue, &key)).is_none());
     }
 }

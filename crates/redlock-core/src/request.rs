@@ -17,11 +17,14 @@ use crate::latch::Latch;
 use crate::lease::Lease;
 use crate::observe::acquisition;
 use crate::pending::{Pending, Won};
+use crate::posted::{Posted, Site, Wish};
 use crate::protocol::tenure::Terms;
 use crate::queue::{Entry, Turn};
 use crate::service::Service;
 use crate::tenancy::Tenancy;
-use crate::token::Token;
+
+/// What others have to get the key, where they would not get it otherwise.
+const CHANCE: Duration = Duration::from_millis(2);
 
 /// Whether a lease is renewed while its guard lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -155,16 +158,26 @@ impl Request {
         let service = &self.service;
         let key = self.key.clone().map_err(LockError::invalid)?;
         let ttl = service.config.usable_ttl(self.ttl).map_err(LockError::invalid)?;
-        let label = self.usable_label()?;
+        let wish =
+            Wish { ttl, label: self.usable_label()?, attempts: Arc::clone(&service.attempts) };
         service.check_open()?;
         let began = service.now();
-        let turn = self.stand_in_line(&key).await?;
-        let full_key = service.full_key(&key);
-        let group = service.group_of(&key);
+        let mut turn = self.stand_in_line(&key, &wish).await?;
+        let (full_key, group) = (service.full_key(&key), service.group_of(&key));
+        let clock = &*service.config.clock;
+        let site = Site { group, full_key: &full_key, clock, drift: service.config.drift() };
         let mut retries = 0;
         loop {
-            let token = Token::generate(label).map_err(LockError::no_randomness)?;
-            let mut attempt = Pending::post(service, group, &full_key, token, ttl)?;
+            let posted = match turn.take_posted() {
+                Some(posted) => posted,
+                None => {
+                    if turn.lets_others_go_first() && !service.config.memory {
+                        or_closed(&service.closing, sleep(CHANCE)).await?;
+                    }
+                    Posted::post(site, &wish)?
+                }
+            };
+            let mut attempt = Pending::new(service, posted);
             let decided = attempt.decided().await;
             service.check_open()?;
             let error = match decided {
@@ -182,12 +195,12 @@ impl Request {
         }
     }
 
-    fn usable_label(&self) -> Result<&str, LockError> {
+    fn usable_label(&self) -> Result<Arc<str>, LockError> {
         match self.label.as_deref() {
-            None => Ok(&self.service.config.label),
+            None => Ok(Arc::clone(&self.service.config.label)),
             Some(label) => {
                 check_label(label).map_err(LockError::invalid)?;
-                Ok(label)
+                Ok(label.into())
             }
         }
     }
@@ -203,10 +216,10 @@ impl Request {
         }
     }
 
-    async fn stand_in_line(&self, key: &Key) -> Result<Turn<Tenancy>, LockError> {
+    async fn stand_in_line(&self, key: &Key, wish: &Wish) -> Result<Turn<Tenancy>, LockError> {
         let queue = &self.service.queue;
         let brief = self.wait == Some(Duration::ZERO);
-        let standing = timeout(self.patience(), queue.enter(key, brief));
+        let standing = timeout(self.patience(), queue.enter(key, wish, brief));
         let held = match or_closed(&self.service.closing, standing).await? {
             Ok(Entry::Turn(turn)) => return Ok(turn),
             Ok(Entry::Full(held)) => {

@@ -29,7 +29,7 @@ pub(crate) struct Service {
     /// Raised by `close`, for those who wait in line or between attempts.
     pub(crate) closing: Latch,
     /// Read by every attempt, written by who closes: it waits for them, and keeps new ones out.
-    pub(crate) attempts: RwLock<()>,
+    pub(crate) attempts: Arc<RwLock<()>>,
     ring: Ring,
     /// Numbers the tenancies, for the keeper's schedule.
     ids: AtomicU64,
@@ -62,7 +62,7 @@ impl Service {
             queue: Arc::new(Queue::new(config.max_waiters)),
             keeper: Arc::new(Keeper::new(Arc::clone(&config.clock))),
             closing: Latch::default(),
-            attempts: RwLock::const_new(()),
+            attempts: Arc::default(),
             groups,
             ids: AtomicU64::new(0),
             config,

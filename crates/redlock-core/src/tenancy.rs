@@ -18,9 +18,10 @@ use crate::key::Key;
 use crate::mending::mend_if_needed;
 use crate::node::Op;
 use crate::observe::Hold;
+use crate::posted::{Posted, Site, Wish};
 use crate::protocol::quorum::Verdict;
 use crate::protocol::tenure::{Extension, LeaseState, LostReason, Tenure};
-use crate::queue::Turn;
+use crate::queue::{Successor, Turn};
 use crate::round::Round;
 use crate::token::Token;
 
@@ -79,22 +80,39 @@ impl Tenancy {
         }
     }
 
-    /// Posts the release unless that was done, and lets the next in line have its turn.
+    /// Posts the release unless that was done, and with it what the next in line wants.
     pub(crate) fn release(&self) -> Option<Arc<Round>> {
-        let round = {
+        let (turn, successor, (released, posted)) = {
             let mut tenure = self.tenure.lock();
             if tenure.is_released() {
                 return None;
             }
             tenure.release();
             self.hold.released();
+            let turn = self.turn.lock().take();
+            let successor = turn.as_ref().and_then(Turn::successor);
             // Posted under the lock: no renewal can be posted after it.
-            self.group.release(&self.full_key, &self.token, &self.acquired)
+            let posted = self.post_release(successor.as_ref().map(Successor::wish));
+            (turn, successor, posted)
         };
         self.changed.notify_waiters();
-        self.end_turn();
+        match (turn, successor) {
+            (Some(turn), Some(successor)) => turn.hand_over(successor, posted),
+            (turn, _) => drop(turn),
+        }
         mend_if_needed(&self.group, &self.acquired, &self.full_key, &self.token);
-        Some(round)
+        Some(released)
+    }
+
+    fn post_release(&self, next: Option<&Wish>) -> (Arc<Round>, Option<Posted>) {
+        let Self { group, full_key, token, acquired, clock, drift, .. } = self;
+        let site = Site { group, full_key, clock: &**clock, drift: *drift };
+        let post = |wish| Posted::post_in_place_of(token, acquired, site, wish).ok();
+        match next.and_then(post) {
+            Some((posted, released)) => (released, Some(posted)),
+            // Nobody waits, or this is closed.
+            None => (group.release(full_key, token, acquired), None),
+        }
     }
 
     /// Gives the lock up without releasing it: whoever has the token may go on with it.

@@ -116,7 +116,13 @@ impl Plan {
             _ => self.favourite,
         };
         let size = [1, 2, 8, 40][self.rng.usize(..4)];
-        let mut batch: Vec<Asked> = (0..size).map(|_| self.asked()).collect();
+        let mut batch = Vec::with_capacity(2 * size);
+        for _ in 0..size {
+            match self.rng.u8(..12) {
+                0 => batch.extend(self.succession()),
+                _ => batch.push(self.asked()),
+            }
+        }
         // What expires soon comes last: all that was asked before has its answer by then.
         let brief = self.brief[client];
         let expires_soon = |asked: &Asked| match asked.op {
@@ -136,6 +142,14 @@ impl Plan {
         let key = self.keys[self.rng.usize(..KEYS)].clone();
         let token = self.tokens[self.rng.usize(..TOKENS)].clone();
         Asked { op: self.op(), key, token }
+    }
+
+    /// What is asked of a server when a lock is handed over.
+    fn succession(&mut self) -> [Asked; 2] {
+        let release = Asked { op: Op::Release, ..self.asked() };
+        let acquire = Op::Acquire { ttl: self.ttl(), proposal: self.number() };
+        let acquire = Asked { op: acquire, key: release.key.clone(), ..self.asked() };
+        [release, acquire]
     }
 
     fn op(&mut self) -> Op {

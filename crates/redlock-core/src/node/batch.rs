@@ -2,7 +2,9 @@
 //!
 //! In the guarded mode a batch is one call of a script. In the plain mode all releases of a batch
 //! are, which costs a server about as much as the deletions alone. So they are sent after what was
-//! posted later, except for commands of the same key, which never overtake each other.
+//! posted later, except for commands of the same key, which never overtake each other. The release
+//! of a lock and the acquisition of the next one are a call of their own, so that in either mode
+//! nobody else gets the key in between.
 
 use std::collections::HashSet;
 use std::future::{pending, poll_fn, ready};
@@ -10,6 +12,7 @@ use std::mem::take;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bb8_redis::redis::{Pipeline, RedisResult, Value};
 use tokio::time::Instant;
@@ -38,6 +41,7 @@ pub(super) struct Batch<'l> {
 enum Call {
     Single(Command),
     Releases(Vec<Command>),
+    Succession { release: Command, acquire: Command, ttl: Duration },
     Guarded(Vec<Command>),
 }
 
@@ -104,6 +108,11 @@ impl<'l> Batch<'l> {
                     let replies = wire::classify_each(reply, commands.len());
                     commands.into_iter().zip(replies).for_each(|(one, reply)| cast(one, reply));
                 }
+                Call::Succession { release, acquire, .. } => {
+                    let replies = guarded::classify_each(reply, 2);
+                    let commands = [release, acquire].into_iter();
+                    commands.zip(replies).for_each(|(one, reply)| cast(one, reply));
+                }
                 Call::Guarded(commands) => {
                     let replies = guarded::classify_each(reply, commands.len());
                     commands.into_iter().zip(replies).for_each(|(one, reply)| cast(one, reply));
@@ -134,6 +143,7 @@ impl Call {
     fn into_commands(self) -> Vec<Command> {
         match self {
             Self::Single(command) => vec![command],
+            Self::Succession { release, acquire, .. } => vec![release, acquire],
             Self::Releases(commands) | Self::Guarded(commands) => commands,
         }
     }
@@ -167,6 +177,9 @@ fn plain(
     for call in &calls {
         match call {
             Call::Single(command) => wire::encode(&mut pipeline, command, by, native),
+            Call::Succession { release, acquire, ttl } => {
+                wire::encode_succession(&mut pipeline, [release, acquire], *ttl);
+            }
             Call::Releases(commands) | Call::Guarded(commands) => {
                 let held = commands.iter().map(wire::named_holder);
                 wire::encode_releases(&mut pipeline, held, by);
@@ -179,15 +192,22 @@ fn plain(
 /// Gathers the releases, each before the next command of its key.
 fn calls(commands: Vec<Command>, by: ScriptBy, native: Option<NativeDelete>) -> Vec<Call> {
     let mut calls = Vec::with_capacity(commands.len());
-    let mut releases = Vec::new();
+    let mut releases: Vec<Command> = Vec::new();
     let mut released: HashSet<Key> = HashSet::new();
-    for command in commands {
-        if !wire::is_release_call(command.op, native) {
+    let mut commands = commands.into_iter().peekable();
+    while let Some(command) = commands.next() {
+        let ttl = commands.peek().and_then(|next| wire::succession(&command, next));
+        if !wire::is_release_call(command.op, native) || ttl.is_some() {
             if released.contains(&command.key) {
                 calls.push(Call::Releases(take(&mut releases)));
                 released.clear();
             }
-            calls.push(Call::Single(command));
+            match ttl.and_then(|ttl| Some((ttl, commands.next()?))) {
+                Some((ttl, acquire)) => {
+                    calls.push(Call::Succession { release: command, acquire, ttl });
+                }
+                None => calls.push(Call::Single(command)),
+            }
         } else if by == ScriptBy::Source {
             calls.push(Call::Releases(vec![command]));
         } else {

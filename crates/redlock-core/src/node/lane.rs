@@ -76,8 +76,8 @@ impl Failure {
 }
 
 impl Lane {
-    pub(super) fn post(self: &Arc<Self>, command: Command) {
-        if self.mailbox.push(command) {
+    pub(super) fn post<const N: usize>(self: &Arc<Self>, commands: [Command; N]) {
+        if self.mailbox.push(commands) {
             self.start();
         }
     }

@@ -58,41 +58,24 @@ struct State {
 }
 
 impl Mailbox {
-    /// Takes a command in, or answers it at once. Says whether a driver has to be started.
-    pub(super) fn push(&self, mut command: Command) -> bool {
+    /// Takes commands in, next to each other, or answers them at once. Says whether a driver has
+    /// to be started.
+    pub(super) fn push(&self, commands: impl IntoIterator<Item = Command>) -> bool {
         let mut state = self.state.lock();
-        let is_release = command.op.is_release();
-        if is_release && state.doubtful.remove(&command.token) {
-            command.op = Op::Void;
+        let waiting = state.queue.len();
+        let refused: Vec<_> =
+            commands.into_iter().filter_map(|command| state.take_in(command)).collect();
+        let has_mail = state.queue.len() > waiting;
+        let start = !state.driven && (has_mail || !state.debts.is_empty());
+        drop(state);
+        if has_mail {
+            self.mail.notify_one();
         }
-        let refusal = match &state.down {
-            _ if state.closed => Some("the lock service is closed".into()),
-            Some(cause) => Some(Arc::clone(cause)),
-            None if state.queue.len() >= CAPACITY && !is_release => {
-                Some("too many commands wait for this node".into())
-            }
-            None => None,
-        };
-        match refusal {
-            Some(why) => {
-                if is_release && !state.closed {
-                    state.owe(&command);
-                }
-                let start = !state.driven && !state.debts.is_empty();
-                drop(state);
-                command.seat.answer(NodeAnswer::Refused(why));
-                start
-            }
-            None => {
-                state.queue.push_back(command);
-                let start = !state.driven;
-                drop(state);
-                self.mail.notify_one();
-                start
-            }
+        for (command, why) in refused {
+            command.seat.answer(NodeAnswer::Refused(why));
         }
+        start
     }
-
     /// Claims the mailbox for a driver; `false` if it has one.
     pub(super) fn drive(&self) -> bool {
         !std::mem::replace(&mut self.state.lock().driven, true)
@@ -228,6 +211,29 @@ impl Mailbox {
 }
 
 impl State {
+    /// Puts a command into the queue, or gives it back with the reason.
+    fn take_in(&mut self, mut command: Command) -> Option<(Command, Arc<str>)> {
+        let is_release = command.op.is_release();
+        if is_release && self.doubtful.remove(&command.token) {
+            command.op = Op::Void;
+        }
+        let refusal = match &self.down {
+            _ if self.closed => "the lock service is closed".into(),
+            Some(cause) => Arc::clone(cause),
+            None if self.queue.len() >= CAPACITY && !is_release => {
+                "too many commands wait for this node".into()
+            }
+            None => {
+                self.queue.push_back(command);
+                return None;
+            }
+        };
+        if is_release && !self.closed {
+            self.owe(&command);
+        }
+        Some((command, refusal))
+    }
+
     fn unsettled(&self) -> usize {
         self.queue.len() + self.in_flight + self.debts.len()
     }
@@ -280,11 +286,11 @@ mod tests {
     #[test]
     fn what_was_acquired_on_a_connection_that_is_gone_is_made_void_once() {
         let (mailbox, token) = (Mailbox::default(), Token::generate("me").unwrap());
-        mailbox.push(acquire(&token));
+        mailbox.push([acquire(&token)]);
         let lost = mailbox.take(9);
         mailbox.lost(lost, &NodeAnswer::TimedOut);
         for op in [Op::Release, Op::Release] {
-            mailbox.push(command(op, &token));
+            mailbox.push([command(op, &token)]);
         }
         assert_eq!(ops(&mailbox.take(9)), [Op::Void, Op::Release]);
     }
@@ -292,9 +298,9 @@ mod tests {
     #[test]
     fn a_release_that_waits_when_its_acquisition_is_lost_makes_it_void() {
         let (mailbox, token) = (Mailbox::default(), Token::generate("me").unwrap());
-        mailbox.push(acquire(&token));
+        mailbox.push([acquire(&token)]);
         let sent = mailbox.take(1);
-        mailbox.push(command(Op::Reclaim, &token));
+        mailbox.push([command(Op::Reclaim, &token)]);
         mailbox.lost(sent, &NodeAnswer::TimedOut);
         assert_eq!(ops(&mailbox.take(9)), [Op::Void]);
     }
@@ -302,15 +308,15 @@ mod tests {
     #[test]
     fn what_was_answered_is_released_as_ever_and_debts_leave_no_doubt() {
         let (mailbox, token) = (Mailbox::default(), Token::generate("me").unwrap());
-        mailbox.push(acquire(&token));
+        mailbox.push([acquire(&token)]);
         mailbox.done(mailbox.take(9).len());
-        mailbox.push(command(Op::Release, &token));
+        mailbox.push([command(Op::Release, &token)]);
         assert_eq!(ops(&mailbox.take(9)), [Op::Release]);
-        mailbox.push(acquire(&token));
+        mailbox.push([acquire(&token)]);
         let lost = mailbox.take(9);
         mailbox.trip(&"down".into());
         mailbox.lost(lost, &NodeAnswer::TimedOut);
-        mailbox.push(command(Op::Release, &token));
+        mailbox.push([command(Op::Release, &token)]);
         assert!(mailbox.state.lock().doubtful.is_empty());
     }
 }

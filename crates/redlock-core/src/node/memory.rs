@@ -40,6 +40,19 @@ impl MemoryNode {
         let since = self.clock.now().since(moment);
         unix_micros.saturating_add(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
     }
+
+    fn run<const N: usize>(&self, commands: [Command; N]) {
+        let asked = commands.each_ref().map(|command| Asked {
+            op: command.op,
+            key: command.key.clone(),
+            token: command.token.clone(),
+        });
+        let (introduction, micros) = (self.introduction.as_ref(), self.micros());
+        let votes = self.dataset.lock().run(introduction, micros, &asked);
+        for (command, vote) in commands.into_iter().zip(votes) {
+            command.seat.answer(vote);
+        }
+    }
 }
 
 impl Node for MemoryNode {
@@ -48,12 +61,11 @@ impl Node for MemoryNode {
     }
 
     fn post(&self, command: Command) {
-        let Command { op, key, token, seat } = command;
-        let (introduction, micros) = (self.introduction.as_ref(), self.micros());
-        let votes = self.dataset.lock().run(introduction, micros, &[Asked { op, key, token }]);
-        if let Some(vote) = votes.into_iter().next() {
-            seat.answer(vote);
-        }
+        self.run([command]);
+    }
+
+    fn post_both(&self, first: Command, second: Command) {
+        self.run([first, second]);
     }
 
     fn unsettled(&self) -> usize {

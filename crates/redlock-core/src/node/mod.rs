@@ -43,6 +43,10 @@ pub(crate) trait Node: fmt::Debug + Send + Sync {
     /// debt that is settled when the server is back.
     fn post(&self, command: Command);
 
+    /// Hands over two commands at once, in this order: nothing comes between them, and if they are
+    /// the release and the acquisition of one key, nobody else gets it in between.
+    fn post_both(&self, first: Command, second: Command);
+
     /// Commands without an answer, and debts.
     fn unsettled(&self) -> usize;
 

@@ -81,7 +81,11 @@ impl Node for RedisNode {
     }
 
     fn post(&self, command: Command) {
-        self.lane_of(command.key.as_bytes()).post(command);
+        self.lane_of(command.key.as_bytes()).post([command]);
+    }
+
+    fn post_both(&self, first: Command, second: Command) {
+        self.lane_of(first.key.as_bytes()).post([first, second]);
     }
 
     fn unsettled(&self) -> usize {

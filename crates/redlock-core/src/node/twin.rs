@@ -70,7 +70,7 @@ impl Real {
         for Asked { op, key, token } in batch {
             let round = Arc::new(Round::new(1));
             let seat = Seat::new(Arc::clone(&round), 0);
-            self.mailbox.push(Command { op: *op, key: key.clone(), token: token.clone(), seat });
+            self.mailbox.push([Command { op: *op, key: key.clone(), token: token.clone(), seat }]);
             rounds.push(round);
         }
         let mut commands = self.mailbox.take(batch.len());

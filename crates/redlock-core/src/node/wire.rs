@@ -37,6 +37,10 @@ macro_rules! script {
 /// and does not end the script.
 pub(super) static RELEASE: Script = script!("scripts/release.lua");
 
+/// The end of one lock and the beginning of the next: releases and sets the key, with an answer to
+/// each. Always sent in full: what follows it could overtake one that is sent again.
+static SUCCEED: Script = script!("scripts/succeed.lua");
+
 /// Compare and PEXPIRE: a server that is out of memory still extends, where it would refuse SET.
 pub(super) static EXTEND: Script = script!("scripts/extend.lua");
 
@@ -97,6 +101,28 @@ pub(super) fn encode(
         (Op::Release, Some(native)) => native.encode(pipeline, key, token),
         _ => encode_releases(pipeline, once(named_holder(command)), by),
     }
+}
+
+/// For how long the key is set, if these are the release of a lock and the acquisition of the next.
+pub(super) fn succession(release: &Command, acquire: &Command) -> Option<Duration> {
+    match (release.op, acquire.op) {
+        (Op::Release | Op::Reclaim, Op::Acquire { ttl, .. }) if release.key == acquire.key => {
+            Some(ttl)
+        }
+        _ => None,
+    }
+}
+
+/// Adds the call of [`SUCCEED`] that runs the two.
+pub(super) fn encode_succession(
+    pipeline: &mut Pipeline,
+    [release, acquire]: [&Command; 2],
+    ttl: Duration,
+) {
+    let (key, old, new) = (release.key.as_bytes(), release.token.as_str(), acquire.token.as_str());
+    let size = key.len() + old.len() + new.len();
+    let call = invoke(pipeline, &SUCCEED, ScriptBy::Source, (1, 3), size);
+    call.arg(key).arg(old).arg(new).arg(millis(ttl));
 }
 
 /// Whether the operation is a call of [`RELEASE`].

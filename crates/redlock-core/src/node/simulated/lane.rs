@@ -89,6 +89,20 @@ impl SimulatedNode {
         let (server, client) = (Arc::clone(server), Arc::clone(client));
         Self { lane: Arc::new(Lane { index, mailbox: Mailbox::default(), server, client }) }
     }
+
+    fn push<const N: usize>(&self, commands: [Command; N]) {
+        let lane = &self.lane;
+        let asked = commands.map(|command| match &lane.client.cheat {
+            None => Some(command),
+            Some(cheat) => cheat.before(lane.index, command),
+        });
+        if lane.mailbox.push(asked.into_iter().flatten())
+            && let Ok(runtime) = Handle::try_current()
+            && lane.mailbox.drive()
+        {
+            runtime.spawn(Driver(Arc::clone(lane)).run());
+        }
+    }
 }
 
 impl Node for SimulatedNode {
@@ -97,20 +111,11 @@ impl Node for SimulatedNode {
     }
 
     fn post(&self, command: Command) {
-        let lane = &self.lane;
-        let command = match &lane.client.cheat {
-            None => command,
-            Some(cheat) => match cheat.before(lane.index, command) {
-                Some(command) => command,
-                None => return,
-            },
-        };
-        if lane.mailbox.push(command)
-            && let Ok(runtime) = Handle::try_current()
-            && lane.mailbox.drive()
-        {
-            runtime.spawn(Driver(Arc::clone(lane)).run());
-        }
+        self.push([command]);
+    }
+
+    fn post_both(&self, first: Command, second: Command) {
+        self.push([first, second]);
     }
 
     fn unsettled(&self) -> usize {
