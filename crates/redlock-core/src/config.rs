@@ -10,6 +10,7 @@ mod safety;
 mod server;
 #[cfg(feature = "serde")]
 mod settings;
+mod wake_up;
 
 use std::env;
 use std::fmt;
@@ -28,6 +29,7 @@ pub(crate) use self::safety::Checks;
 pub use self::safety::{CheckPolicy, Safety, ServerCheck};
 pub(crate) use self::server::CheckedServer;
 pub use self::server::Server;
+pub use self::wake_up::WakeUp;
 use twox_hash::XxHash3_64;
 
 use crate::clock::Clock;
@@ -91,6 +93,7 @@ pub struct Config {
     pub(crate) epoch: u32,
     pub(crate) fleet: Option<String>,
     pub(crate) durable: bool,
+    pub(crate) wake_up: WakeUp,
     pub(crate) checks: Checks,
 }
 
@@ -310,6 +313,7 @@ impl fmt::Debug for Config {
             .field("epoch", &self.epoch)
             .field("fleet", &self.fleet)
             .field("durable", &self.durable)
+            .field("wake_up", &self.wake_up)
             .field("checks", &self.checks)
             .finish()
     }

@@ -138,6 +138,7 @@
 
 mod clock;
 mod config;
+mod deference;
 mod error;
 pub mod fencing;
 /// Nothing of it is meant to last.
@@ -181,7 +182,7 @@ struct Readme;
 
 pub use self::clock::{Clock, Moment, SystemClock, TokioClock};
 pub use self::config::{
-    CheckPolicy, Config, ConfigBuilder, ConfigError, Group, Safety, Server, ServerCheck,
+    CheckPolicy, Config, ConfigBuilder, ConfigError, Group, Safety, Server, ServerCheck, WakeUp,
 };
 pub use self::error::{ErrorKind, LockError, NodeAnswer, NodeReport};
 #[doc(inline)]

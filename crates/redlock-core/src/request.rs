@@ -1,7 +1,7 @@
 //! One acquisition: a place in line, attempts, retries, and an end to it.
 
 use std::fmt;
-use std::future::{Future, IntoFuture};
+use std::future::{Future, IntoFuture, pending};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::Moment;
-use crate::config::check_label;
+use crate::config::{WakeUp, check_label};
+use crate::deference::Deference;
 use crate::error::LockError;
 use crate::guard::Guard;
 use crate::key::{InvalidKey, Key};
@@ -166,7 +167,9 @@ impl Request {
         let (full_key, group) = (service.full_key(&key), service.group_of(&key));
         let clock = &*service.config.clock;
         let site = Site { group, full_key: &full_key, clock, drift: service.config.drift() };
-        let mut retries = 0;
+        let contends_since = service.now();
+        let (mut retries, mut is_told) = (0, false);
+        let deference = service.crowds.around(&full_key);
         loop {
             let posted = match turn.take_posted() {
                 Some(posted) => posted,
@@ -180,6 +183,9 @@ impl Request {
             let mut attempt = Pending::new(service, posted);
             let decided = attempt.decided().await;
             service.check_open()?;
+            if is_told {
+                deference.asked(decided.is_ok());
+            }
             let error = match decided {
                 Ok(won) => return Ok(self.keep(key, turn, attempt, won)),
                 Err(error) => error,
@@ -190,9 +196,37 @@ impl Request {
             else {
                 return Err(error);
             };
-            retries = retries.saturating_add(1);
-            or_closed(&service.closing, sleep(pause)).await?;
+            is_told = self.wait_for_the_key(site, &error, pause, &deference).await?;
+            // Whoever is told asks for a reason: that is not one of the tries of the policy, for as
+            // long as those may take.
+            if !is_told || service.now().since(contends_since) >= self.patience() {
+                retries = retries.saturating_add(1);
+            }
         }
+    }
+
+    /// Waits for `pause`, or until the key is free on a server that had it: `true`.
+    async fn wait_for_the_key(
+        &self,
+        Site { group, full_key, .. }: Site<'_>,
+        error: &LockError,
+        pause: Duration,
+        deference: &Deference<'_>,
+    ) -> Result<bool, LockError> {
+        let config = &self.service.config;
+        let is_watched = config.wake_up == WakeUp::Push && error.is_contended();
+        let reports = if is_watched { error.nodes() } else { &[] };
+        // One server is enough to be told, and each of them costs a question whenever the key passes
+        // from hand to hand.
+        let nodes = group.nodes().iter().zip(reports);
+        let having: Vec<_> = nodes.filter(|(_, report)| report.answer.is_held()).collect();
+        let freed = async {
+            match having.get(fastrand::usize(..having.len().max(1))) {
+                Some((node, _)) => node.freed(full_key, deference).await,
+                None => pending().await,
+            }
+        };
+        Ok(or_closed(&self.service.closing, timeout(pause, freed)).await?.is_ok())
     }
 
     fn usable_label(&self) -> Result<Arc<str>, LockError> {

@@ -8,6 +8,7 @@ use tokio::sync::RwLock;
 
 use crate::clock::Moment;
 use crate::config::{CheckedGroup, Config, Safety};
+use crate::deference::Crowds;
 use crate::error::{LockError, NodeReport};
 use crate::group::Group;
 use crate::keeper::Keeper;
@@ -30,6 +31,8 @@ pub(crate) struct Service {
     pub(crate) closing: Latch,
     /// Read by every attempt, written by who closes: it waits for them, and keeps new ones out.
     pub(crate) attempts: Arc<RwLock<()>>,
+    /// Of those who wait in other processes.
+    pub(crate) crowds: Crowds,
     ring: Ring,
     /// Numbers the tenancies, for the keeper's schedule.
     ids: AtomicU64,
@@ -64,6 +67,7 @@ impl Service {
             closing: Latch::default(),
             attempts: Arc::default(),
             groups,
+            crowds: Crowds::default(),
             ids: AtomicU64::new(0),
             config,
         }

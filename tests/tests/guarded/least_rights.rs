@@ -1,5 +1,7 @@
 //! The rights a user needs in the guarded mode, and not one more.
 
+use std::future::IntoFuture;
+
 use redlock_core::{Provisioned, Redlock, Released};
 use redlock_tests::{Fleet, RedisServer, eventually};
 
@@ -11,13 +13,21 @@ const DOCUMENTED: &str = include_str!("../../../SAFETY.md");
 fn rights() -> Vec<&'static str> {
     let line = DOCUMENTED.lines().find(|line| line.starts_with("user locker")).unwrap();
     let rights: Vec<_> = line.split(' ').filter(|word| word.starts_with('+')).collect();
-    assert_eq!(rights.len(), 20, "{line}");
+    assert_eq!(rights.len(), 21, "{line}");
     rights
 }
 
 /// What can be missing: it costs a round trip or a defence, not the lock.
-const OPTIONAL: [&str; 7] =
-    ["+script|load", "+hello", "+auth", "+ping", "+select", "+client|id", "+client|kill"];
+const OPTIONAL: [&str; 8] = [
+    "+script|load",
+    "+hello",
+    "+auth",
+    "+ping",
+    "+select",
+    "+client|id",
+    "+client|kill",
+    "+client|tracking",
+];
 
 async fn fleet(rights: &[&str]) -> Fleet {
     let line = format!("user locker on >s3cret resetchannels ~app:* -@all {}", rights.join(" "));
@@ -39,11 +49,23 @@ async fn a_user_with_the_least_rights_can_do_everything() {
     assert!(guard.fencing_token().is_some());
     assert!(guard.extend(LONG).await.is_ok());
     assert!(redlock.inspect("order").await.unwrap().held);
-    assert!(self::redlock(&fleet).try_lock("order").await.unwrap_err().is_contended());
+    let rival = self::redlock(&fleet);
+    assert!(rival.try_lock("order").await.unwrap_err().is_contended());
+    let waiting = tokio::spawn(rival.lock("order").wait(HANG).into_future());
+    eventually(HANG, "a server to tell", async || {
+        let mut told = Vec::new();
+        for server in &fleet {
+            let mut redis = server.connection().await;
+            told.push(redis::cmd("INFO").arg("clients").query_async(&mut redis).await.unwrap());
+        }
+        told.iter().any(|info: &String| info.contains("tracking_clients:1"))
+    })
+    .await;
     for server in &fleet {
         server.flush_scripts().await;
     }
     assert_eq!(guard.release().await, Released::Released);
+    assert_eq!(waiting.await.unwrap().unwrap().release().await, Released::Released);
     // A lost connection leaves debts, which are paid on the next.
     let guard = redlock.lock("order").await.unwrap();
     for server in &fleet {

@@ -9,7 +9,9 @@ use super::check::{
 };
 use super::drift::Drift;
 use super::safety::Checks;
-use super::{Backoff, CheckPolicy, CheckedGroup, Config, ConfigError, Group, Safety, ServerCheck};
+use super::{
+    Backoff, CheckPolicy, CheckedGroup, Config, ConfigError, Group, Safety, ServerCheck, WakeUp,
+};
 use crate::clock::{Clock, SystemClock, TokioClock};
 use crate::ring::RingScheme;
 use crate::token::MAX_LABEL_LEN;
@@ -37,6 +39,7 @@ const NODE_DEADLINES: std::ops::RangeInclusive<Duration> =
 /// | [`label`](Self::label) | host name and process id |
 /// | [`ring`](Self::ring) | [`RingScheme::Xxh3`] |
 /// | [`max_waiters`](Self::max_waiters) | 1024 per key |
+/// | [`wake_up`](Self::wake_up) | [`WakeUp::Push`] |
 /// | [`safety`](Self::safety) | [`Safety::Guarded`] |
 /// | [`epoch`](Self::epoch), [`fleet`](Self::fleet) | 0, the addresses of the servers |
 /// | [`durable`](Self::durable) | `false` |
@@ -63,6 +66,7 @@ pub struct ConfigBuilder {
     epoch: u32,
     fleet: Option<String>,
     durable: bool,
+    wake_up: WakeUp,
     checks: Checks,
 }
 
@@ -94,6 +98,7 @@ impl ConfigBuilder {
             epoch: 0,
             fleet: None,
             durable: false,
+            wake_up: WakeUp::default(),
             checks: Checks::default(),
         }
     }
@@ -235,6 +240,13 @@ impl ConfigBuilder {
         self
     }
 
+    /// How a request that waits for another process learns that the key may be free. Default:
+    /// [`WakeUp::Push`].
+    pub fn wake_up(mut self, wake_up: WakeUp) -> Self {
+        self.wake_up = wake_up;
+        self
+    }
+
     /// What becomes of a server that fails a check. Default: it is refused;
     /// [`Version`](ServerCheck::Version) only warns, and
     /// [`Persistence`](ServerCheck::Persistence) is ignored.
@@ -288,6 +300,7 @@ impl ConfigBuilder {
             epoch: self.epoch,
             fleet: self.fleet,
             durable: self.durable,
+            wake_up: self.wake_up,
             checks: self.checks,
         }
     }

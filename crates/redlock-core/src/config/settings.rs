@@ -10,7 +10,7 @@ use serde::de::{
 };
 
 use super::server::Server;
-use super::{CheckPolicy, Config, ConfigBuilder, ConfigError, Group, Safety, ServerCheck};
+use super::{CheckPolicy, Config, ConfigBuilder, ConfigError, Group, Safety, ServerCheck, WakeUp};
 use crate::ring::RingScheme;
 
 /// The names of the settings in a file. Whatever is left out has the builder's default.
@@ -44,6 +44,7 @@ struct Settings {
     epoch: Option<u32>,
     fleet: Option<String>,
     durable: Option<bool>,
+    wake_up: Option<WakeUpSetting>,
     checks: Option<ChecksSetting>,
 }
 
@@ -59,6 +60,13 @@ enum RingSetting {
 enum SafetySetting {
     Guarded,
     Plain,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WakeUpSetting {
+    Push,
+    Poll,
 }
 
 #[derive(serde::Deserialize)]
@@ -139,6 +147,11 @@ impl Settings {
             SafetySetting::Plain => Safety::Plain,
         });
         builder = set(builder, safety, ConfigBuilder::safety);
+        let wake_up = self.wake_up.map(|wake_up| match wake_up {
+            WakeUpSetting::Push => WakeUp::Push,
+            WakeUpSetting::Poll => WakeUp::Poll,
+        });
+        builder = set(builder, wake_up, ConfigBuilder::wake_up);
         builder = set(builder, self.checks, |builder, checks| checks.apply(builder));
         let ring = self.ring.map(|ring| match ring {
             RingSetting::Xxh3 => RingScheme::Xxh3,
@@ -411,6 +424,7 @@ mod tests {
                 "ttl": "1m 30s", "node_deadline": "20ms", "key_prefix": "app:",
                 "label": "me", "ring": "ketama", "max_waiters": 7,
                 "safety": "plain", "max_ttl": "2m", "epoch": 3, "fleet": "eu", "durable": true,
+                "wake_up": "poll",
                 "checks": { "eviction": "warn", "persistence": "refuse" }
             }"#,
         )
@@ -429,6 +443,7 @@ mod tests {
         assert_eq!(config.max_waiters(), 7);
         assert_eq!((config.safety(), config.max_ttl()), (Safety::Plain, millis(120_000)));
         assert_eq!((config.epoch, config.fleet.as_deref(), config.durable), (3, Some("eu"), true));
+        assert_eq!(config.wake_up, WakeUp::Poll);
         assert_eq!(config.checks.policy(ServerCheck::Eviction), CheckPolicy::Warn);
         assert_eq!(config.checks.policy(ServerCheck::Persistence), CheckPolicy::Refuse);
         assert_eq!(config.checks.policy(ServerCheck::Role), CheckPolicy::Refuse);

@@ -4,10 +4,11 @@
 //! deadline, and executes those of one key in the order in which they were posted.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::pin::Pin;
 use std::time::Duration;
 
+use crate::deference::Deference;
 use crate::key::Key;
 use crate::round::Seat;
 use crate::token::Token;
@@ -28,6 +29,7 @@ mod survey;
 #[cfg(feature = "test-util")]
 #[doc(hidden)]
 pub mod twin;
+mod watcher;
 mod wire;
 
 pub(crate) use self::connection::Identities;
@@ -46,6 +48,16 @@ pub(crate) trait Node: fmt::Debug + Send + Sync {
     /// Hands over two commands at once, in this order: nothing comes between them, and if they are
     /// the release and the acquisition of one key, nobody else gets it in between.
     fn post_both(&self, first: Command, second: Command);
+
+    /// Ends when the key was free, and still is after looking away for a moment; never, if that
+    /// can't be told.
+    fn freed<'n>(
+        &'n self,
+        _key: &'n Key,
+        _deference: &'n Deference<'n>,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'n>> {
+        Box::pin(pending())
+    }
 
     /// Commands without an answer, and debts.
     fn unsettled(&self) -> usize;

@@ -11,14 +11,18 @@ use super::connection::{CONNECT_DEADLINE, Causes, Identities, Manager};
 use super::guarded::Guarding;
 use super::lane::Lane;
 use super::mailbox::Mailbox;
+use super::watcher::Watcher;
 use super::{Command, Node};
 use crate::config::{CheckedServer, Config, Safety};
+use crate::deference::Deference;
+use crate::key::Key;
 
 /// One server, with as many lanes as it has connections.
 #[derive(Debug)]
 pub(crate) struct RedisNode {
     address: Arc<str>,
     lanes: Box<[Arc<Lane>]>,
+    watcher: Arc<Watcher>,
 }
 
 impl RedisNode {
@@ -61,7 +65,10 @@ impl RedisNode {
                 reconnection: config.reconnection_interval,
             })
         });
-        Self { lanes: lanes.collect(), address }
+        let lanes = lanes.collect();
+        let interval = config.reconnection_interval;
+        let watcher = Watcher::new(server.client(), Arc::clone(&address), interval);
+        Self { lanes, watcher: Arc::new(watcher), address }
     }
 
     fn lane_of(&self, key: &[u8]) -> &Arc<Lane> {
@@ -88,6 +95,14 @@ impl Node for RedisNode {
         self.lane_of(first.key.as_bytes()).post([first, second]);
     }
 
+    fn freed<'n>(
+        &'n self,
+        key: &'n Key,
+        deference: &'n Deference<'n>,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'n>> {
+        Box::pin(self.watcher.freed(key, deference))
+    }
+
     fn unsettled(&self) -> usize {
         self.lanes.iter().map(|lane| lane.mailbox.unsettled()).sum()
     }
@@ -104,6 +119,7 @@ impl Node for RedisNode {
         for lane in &self.lanes {
             lane.mailbox.close();
         }
+        self.watcher.close();
     }
 }
 
