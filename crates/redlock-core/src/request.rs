@@ -102,7 +102,8 @@ impl Request {
     /// Zero: one round, no waiting in line.
     ///
     /// The default is the retry policy: `max_retry` rounds after the first, with pauses that grow
-    /// from the base to the cap of `retry_interval`.
+    /// from the base to the cap of `retry_interval`. A round that is made because a server told that
+    /// the key is free ([`WakeUp::Push`]) is none of those, for as long as they may take.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
         self
