@@ -35,10 +35,16 @@ impl Process {
     /// Starts `binary` with both its outputs going to the file `log`.
     ///
     /// [`io::ErrorKind::NotFound`] means that there is no such binary.
-    pub(crate) fn start(binary: &str, argument: &Path, log: &Path) -> io::Result<Self> {
+    pub(crate) fn start(
+        binary: &str,
+        argument: &Path,
+        log: &Path,
+        environment: &[(&str, &Path)],
+    ) -> io::Result<Self> {
         let mut shell = Command::new("sh")
             .args(["-c", LEASH, binary])
             .arg(argument)
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(log)?)

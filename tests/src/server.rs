@@ -1,6 +1,7 @@
 //! A real `redis-server` of its own for one test.
 
 mod admin;
+mod clock;
 mod options;
 
 use std::path::{Path, PathBuf};
@@ -165,6 +166,13 @@ impl RedisServer {
         let (process, admin) = started.unwrap_or_else(|error| panic!("{error}"));
         *self.state.lock() =
             State { process: Some(process), paused: false, admin: Some(Admin(admin)) };
+    }
+
+    /// Sets the wall clock of a server that was started with one of its own: so many milliseconds
+    /// ahead of the right time, or behind it. It stays so across restarts.
+    pub fn set_clock(&self, ahead_millis: i64) {
+        assert!(self.options.has_own_clock(), "the server was started with a clock of its own");
+        clock::set(self.dir.path(), ahead_millis).expect("the file of the clock can be written");
     }
 
     /// Stops the process (SIGSTOP): it keeps its connections and its data, and answers nothing.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep};
 
-use super::{Address, Admin, READY, RedisServer, State, admin};
+use super::{Address, Admin, READY, RedisServer, State, admin, clock};
 use crate::Certificates;
 use crate::process::Process;
 
@@ -23,6 +23,7 @@ pub struct ServerOptions {
     password: Option<String>,
     tls: Tls,
     unix_socket: bool,
+    own_clock: bool,
     lines: Vec<String>,
 }
 
@@ -66,6 +67,12 @@ impl ServerOptions {
         self
     }
 
+    /// Gives the server a wall clock of its own: see [`RedisServer::set_clock`].
+    pub fn own_clock(mut self) -> Self {
+        self.own_clock = true;
+        self
+    }
+
     /// The memory limit in bytes, and what happens at it: `noeviction`, `allkeys-lru`, …
     pub fn maxmemory(self, bytes: u64, policy: &str) -> Self {
         self.config("maxmemory", &bytes.to_string()).config("maxmemory-policy", policy)
@@ -105,6 +112,9 @@ impl ServerOptions {
             Tls::Off => None,
             Tls::Only | Tls::AndPlain => Some(Certificates::create_in(dir.path())?),
         };
+        if self.own_clock {
+            clock::build(dir.path())?;
+        }
         let deadline = Instant::now() + READY;
         loop {
             let address = Address {
@@ -137,8 +147,11 @@ impl ServerOptions {
         let config = dir.join("redis.conf");
         std::fs::write(&config, self.redis_conf(address, dir))?;
         let binary = self.binary.as_deref().unwrap_or("redis-server");
+        let environment = if self.own_clock { clock::environment(dir) } else { Vec::new() };
+        let environment: Vec<_> =
+            environment.iter().map(|(name, path)| (*name, path.as_path())).collect();
         let process =
-            Process::start(binary, &config, &dir.join("log")).map_err(|error| {
+            Process::start(binary, &config, &dir.join("log"), &environment).map_err(|error| {
                 match error.kind() {
                     io::ErrorKind::NotFound => StartError::NotInstalled(binary.to_owned()),
                     _ => error.into(),
@@ -189,6 +202,10 @@ impl ServerOptions {
             line("requirepass", password);
         }
         conf + &self.lines.join("\n") + "\n"
+    }
+
+    pub(super) fn has_own_clock(&self) -> bool {
+        self.own_clock
     }
 
     pub(super) fn is_tls_only(&self) -> bool {
