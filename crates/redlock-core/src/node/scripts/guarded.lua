@@ -113,6 +113,35 @@ end
 
 local commands = {}
 
+-- Said before all others, by clients that are to notice clocks that were set: what theirs shows,
+-- and by how much that of a server may differ which votes.
+local said
+function commands.clock()
+  local most
+  said, most = tonumber(arg()), tonumber(arg())
+  local ahead = micros - said
+  if math.abs(ahead) > most then
+    refusal = {err = 'SKEW ' .. whole(ahead / 1000)}
+  end
+end
+
+-- This server's clock was wrong while a majority agreed with the client's: a lock may have expired
+-- too soon. What it was said counts, as this clock may still be wrong.
+function commands.distrust()
+  local ends = math.floor((said or micros) / 1000) + quarantine
+  local votes_at = redis.pcall('HGET', record, 'until')
+  if is_error(votes_at) then
+    return votes_at
+  elseif tonumber(votes_at or 0) < ends then
+    local written = redis.pcall('HSET', record, 'until', whole(ends))
+    if is_error(written) then
+      return written
+    end
+    refusal = refusal or {err = 'QUARANTINED ' .. whole(ends - now)}
+  end
+  return 1
+end
+
 function commands.acquire()
   local key, void, token, ttl, proposal, counter = key(), key(), arg(), arg(), arg(), counter()
   if refusal then
