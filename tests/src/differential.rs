@@ -132,7 +132,7 @@ impl Differential {
         // Something may have expired between the looks at the clock before and after.
         for micros in [first, last] {
             let mut double = self.double.clone();
-            let twins = double.run(config, micros, batch);
+            let twins = double.run(config, micros, micros, batch);
             let differs = answers
                 .iter()
                 .zip(&twins)

@@ -94,6 +94,7 @@ pub struct Config {
     pub(crate) fleet: Option<String>,
     pub(crate) durable: bool,
     pub(crate) wake_up: WakeUp,
+    pub(crate) max_clock_skew: Option<Duration>,
     pub(crate) checks: Checks,
 }
 
@@ -159,9 +160,10 @@ impl Config {
         ConfigBuilder::memory().clock(clock).finish(vec![builder::memory_group()])
     }
 
-    /// How much of a lease may be lost to clocks that run at different rates.
+    /// How much of a lease may be lost to clocks.
     pub(crate) fn drift(&self) -> Drift {
-        Drift(self.drift_factor)
+        let max_skew = self.max_clock_skew.unwrap_or_default();
+        Drift { factor: self.drift_factor, max_skew }
     }
 
     /// A TTL in the servers' unit, if it leaves any validity and no server that forgot the lock
@@ -281,6 +283,13 @@ impl Config {
         self.max_ttl
     }
 
+    /// By how much the clock of a server that votes may differ from this process's; `None` if nobody
+    /// looks.
+    #[must_use]
+    pub fn max_clock_skew(&self) -> Option<Duration> {
+        self.max_clock_skew
+    }
+
     /// How many requests may wait for one key in this process.
     #[must_use]
     pub fn max_waiters(&self) -> usize {
@@ -314,6 +323,7 @@ impl fmt::Debug for Config {
             .field("fleet", &self.fleet)
             .field("durable", &self.durable)
             .field("wake_up", &self.wake_up)
+            .field("max_clock_skew", &self.max_clock_skew)
             .field("checks", &self.checks)
             .finish()
     }
@@ -341,6 +351,7 @@ mod tests {
         assert_eq!(config.key_prefix(), b"");
         assert_eq!(config.ring(), RingScheme::Xxh3);
         assert_eq!(config.max_waiters(), 1024);
+        assert_eq!(config.max_clock_skew(), None);
         assert!(config.label().ends_with(&format!("/{}", std::process::id())));
         assert!(!config.memory);
     }

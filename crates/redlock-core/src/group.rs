@@ -10,7 +10,7 @@ use crate::error::{LockError, NodeReport};
 use crate::fencing::Highest;
 use crate::key::Key;
 use crate::node::{Command, Node, Op};
-use crate::protocol::quorum::NodeAnswer;
+use crate::protocol::quorum::{Ballot, NodeAnswer};
 use crate::round::{Round, Seat};
 use crate::token::Token;
 
@@ -137,6 +137,14 @@ impl Group {
         let not_counted = NodeAnswer::Refused("its grant came too late to be counted".into());
         let counted = |node: usize| granted.contains(&node);
         self.post_where(counted, Op::Confirm { fence }, key, token, &not_counted)
+    }
+
+    /// Has those nodes not vote for a while whose clocks a majority finds wrong, as `asked` tells:
+    /// what they held may have expired too soon. Nobody waits for their answers.
+    pub(crate) fn distrust_clocks(&self, asked: &Round, key: &Key, token: &Token) {
+        for node in asked.inspect(Ballot::distrusted) {
+            self.post_alone(node, Op::Distrust, key, token);
+        }
     }
 
     /// Posts a command to some of the nodes; for the others the answer is known.

@@ -45,8 +45,11 @@ impl<'r> Pending<'r> {
 
     /// Until when the lock would be valid, or why it is not ours.
     pub(crate) async fn decided(&mut self) -> Result<Won, LockError> {
-        let Posted { attempt, group, round, .. } = &self.posted;
+        let Posted { attempt, group, full_key, token, round, .. } = &self.posted;
         let verdict = round.verdict().await;
+        if self.service.config.max_clock_skew.is_some() {
+            group.distrust_clocks(round, full_key, token);
+        }
         let mut outcome = attempt.judge(verdict, self.service.now());
         let mut fence = None;
         if matches!(outcome, Outcome::Won { .. }) && self.service.is_guarded() {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod checks;
+mod clocks;
 mod configurations;
 mod fenced_writes;
 mod incarnation;

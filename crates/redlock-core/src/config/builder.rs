@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::check::{
-    Place, check_groups, check_interval, check_label, check_max_ttl, check_node_deadline,
-    usable_ttl, whole_millis,
+    Place, check_groups, check_interval, check_label, check_max_clock_skew, check_max_ttl,
+    check_node_deadline, usable_ttl, whole_millis,
 };
 use super::drift::Drift;
 use super::safety::Checks;
@@ -43,6 +43,7 @@ const NODE_DEADLINES: std::ops::RangeInclusive<Duration> =
 /// | [`safety`](Self::safety) | [`Safety::Guarded`] |
 /// | [`epoch`](Self::epoch), [`fleet`](Self::fleet) | 0, the addresses of the servers |
 /// | [`durable`](Self::durable) | `false` |
+/// | [`max_clock_skew`](Self::max_clock_skew) | nobody looks at the servers' clocks |
 /// | [`check`](Self::check) | refuse, but `Version` warns and `Persistence` is ignored |
 #[derive(Clone, Debug)]
 #[must_use = "a configuration is made by .build()"]
@@ -67,6 +68,7 @@ pub struct ConfigBuilder {
     fleet: Option<String>,
     durable: bool,
     wake_up: WakeUp,
+    max_clock_skew: Option<Duration>,
     checks: Checks,
 }
 
@@ -99,6 +101,7 @@ impl ConfigBuilder {
             fleet: None,
             durable: false,
             wake_up: WakeUp::default(),
+            max_clock_skew: None,
             checks: Checks::default(),
         }
     }
@@ -247,6 +250,27 @@ impl ConfigBuilder {
         self
     }
 
+    /// By how much the wall clock of a server may differ from this process's, at least 1 ms. A server
+    /// whose clock differs by more does not vote. Default: nobody looks.
+    ///
+    /// Servers drop keys by their wall clocks: one whose clock is set forward gives away what is
+    /// locked. With this set, such a step does no harm as long as the clocks of fewer than a
+    /// majority of the servers are wrong at the same time. Four times as much is taken off every
+    /// lease, and the time for which a command is on its way to a server counts as a difference, so
+    /// set it to a few times of both: `50ms` suits servers of one region that run NTP. Set it in all
+    /// processes that share locks, or in none.
+    ///
+    /// If a majority of the servers agrees with this process about the time, a server that does not
+    /// is also kept from voting for one [`max_ttl`](Self::max_ttl) after its clock is right again: it
+    /// may have dropped keys in between. That nobody sees who does not ask that server while its
+    /// clock is wrong. A process whose own clock is wrong gets no lock.
+    ///
+    /// Only for [`Safety::Guarded`].
+    pub fn max_clock_skew(mut self, skew: Duration) -> Self {
+        self.max_clock_skew = Some(skew);
+        self
+    }
+
     /// What becomes of a server that fails a check. Default: it is refused;
     /// [`Version`](ServerCheck::Version) only warns, and
     /// [`Persistence`](ServerCheck::Persistence) is ignored.
@@ -301,6 +325,7 @@ impl ConfigBuilder {
             fleet: self.fleet,
             durable: self.durable,
             wake_up: self.wake_up,
+            max_clock_skew: self.max_clock_skew,
             checks: self.checks,
         }
     }
@@ -318,7 +343,12 @@ impl ConfigBuilder {
         if let Some(deadline) = self.node_deadline {
             check_node_deadline(deadline, self.ttl)?;
         }
-        usable_ttl(self.ttl, Drift(self.drift_factor), self.effective_node_deadline())?;
+        if let Some(skew) = self.max_clock_skew {
+            check_max_clock_skew(skew, self.safety)?;
+        }
+        let max_skew = self.max_clock_skew.unwrap_or_default();
+        let drift = Drift { factor: self.drift_factor, max_skew };
+        usable_ttl(self.ttl, drift, self.effective_node_deadline())?;
         if let Some(max_ttl) = self.max_ttl {
             check_max_ttl(max_ttl, self.ttl)?;
         }
@@ -576,6 +606,23 @@ mod tests {
         assert_eq!(config.clock.now(), crate::clock::Moment::from_origin(millis(42)));
     }
 
+    #[test]
+    fn a_clock_skew_leaves_something_of_the_lease_and_needs_the_guarded_mode() {
+        assert_refused(
+            one().max_clock_skew(Duration::ZERO),
+            "max_clock_skew",
+            "0ns",
+            "at least 1ms",
+        );
+        let plain = one().max_clock_skew(millis(50)).safety(Safety::Plain);
+        assert_refused(plain, "max_clock_skew", "50ms", "guarded");
+        let short = one().ttl(millis(200)).max_clock_skew(millis(50));
+        assert_refused(short, "ttl", "200ms", "a smaller max_clock_skew");
+        let config = one().max_clock_skew(millis(50)).build().unwrap();
+        assert_eq!(config.max_clock_skew(), Some(millis(50)));
+        assert_eq!(config.quarantine(), millis(10_302));
+    }
+
     proptest! {
         #[test]
         fn the_default_label_is_a_label(host in "\\PC{0,100}", process: u32) {
@@ -599,12 +646,17 @@ mod tests {
         }
 
         #[test]
-        fn the_advised_ttl_is_accepted(factor in 0.0..0.99, deadline in 1_u64..100_000) {
-            let error = usable_ttl(millis(1), Drift(factor), millis(deadline)).unwrap_err().to_string();
+        fn the_advised_ttl_is_accepted(
+            factor in 0.0..0.99,
+            skew in 0_u64..1_000,
+            deadline in 1_u64..100_000,
+        ) {
+            let drift = Drift { factor, max_skew: millis(skew) };
+            let error = usable_ttl(millis(1), drift, millis(deadline)).unwrap_err().to_string();
             let (_, advice) = error.split_once("a ttl of at least ").unwrap();
             let (advice, _) = advice.split_once("ms").unwrap();
             let advised = millis(advice.parse().unwrap());
-            prop_assert!(usable_ttl(advised, Drift(factor), millis(deadline)).is_ok(), "{}", error);
+            prop_assert!(usable_ttl(advised, drift, millis(deadline)).is_ok(), "{}", error);
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::drift::{CLOCK_PRECISION, Drift};
-use super::{Backoff, CheckedGroup, ConfigError, Group};
+use super::drift::Drift;
+use super::{Backoff, CheckedGroup, ConfigError, Group, Safety};
 use crate::token::{MAX_LABEL_LEN, is_label};
 
 const MAX_SERVERS: usize = 63;
@@ -117,12 +117,16 @@ pub(super) fn usable_ttl(
     }
     let drifted = drift.of(whole);
     if whole <= drifted.saturating_add(node_deadline.saturating_mul(2)) {
-        let fixed = CLOCK_PRECISION.saturating_add(node_deadline.saturating_mul(2));
-        let least = fixed.as_secs_f64() / (1.0 - drift.0) * 1000.0;
+        let fixed = drift.fixed().saturating_add(node_deadline.saturating_mul(2));
+        let least = fixed.as_secs_f64() / (1.0 - drift.factor) * 1000.0;
         let advice = format!("set a ttl of at least {}ms", least.floor() + 1.0);
+        let or_else = match drift.max_skew.is_zero() {
+            true => "a shorter node_deadline",
+            false => "a smaller max_clock_skew, which counts four times",
+        };
         return error(format!(
             "nothing would be left of it after the drift of the clocks, {drifted:?}, and two node \
-             deadlines of {node_deadline:?}: {advice}, or a shorter node_deadline"
+             deadlines of {node_deadline:?}: {advice}, or {or_else}"
         ));
     }
     Ok(whole)
@@ -137,6 +141,19 @@ pub(super) fn check_max_ttl(max_ttl: Duration, ttl: Duration) -> Result<(), Conf
     }
     if max_ttl > MAX_TTL {
         return error(format!("more than {MAX_TTL:?}, a year, is no lease: set less"));
+    }
+    Ok(())
+}
+
+pub(super) fn check_max_clock_skew(skew: Duration, safety: Safety) -> Result<(), ConfigError> {
+    let error = |fix: &str| Err(ConfigError::new("max_clock_skew", format!("{skew:?}"), fix));
+    if safety != Safety::Guarded {
+        return error("only the guarded mode looks at the servers' clocks: set safety to it");
+    }
+    if skew < Duration::from_millis(1) {
+        return error(
+            "no two clocks agree so well, and commands take time: set at least 1ms, such as 50ms",
+        );
     }
     Ok(())
 }

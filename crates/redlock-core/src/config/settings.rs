@@ -45,6 +45,8 @@ struct Settings {
     fleet: Option<String>,
     durable: Option<bool>,
     wake_up: Option<WakeUpSetting>,
+    #[serde(default, with = "humantime_serde")]
+    max_clock_skew: Option<Duration>,
     checks: Option<ChecksSetting>,
 }
 
@@ -142,6 +144,7 @@ impl Settings {
         builder = set(builder, self.epoch, ConfigBuilder::epoch);
         builder = set(builder, self.fleet, ConfigBuilder::fleet);
         builder = set(builder, self.durable, ConfigBuilder::durable);
+        builder = set(builder, self.max_clock_skew, ConfigBuilder::max_clock_skew);
         let safety = self.safety.map(|safety| match safety {
             SafetySetting::Guarded => Safety::Guarded,
             SafetySetting::Plain => Safety::Plain,

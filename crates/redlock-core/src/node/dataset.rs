@@ -28,6 +28,8 @@ pub(crate) struct Introduction {
     epoch: u32,
     fingerprint: Arc<str>,
     durable: bool,
+    /// By how much this server's clock and the client's may differ.
+    max_skew_micros: Option<u64>,
 }
 
 impl Introduction {
@@ -39,6 +41,7 @@ impl Introduction {
             epoch: config.epoch,
             fingerprint: config.fingerprint().into(),
             durable: config.durable,
+            max_skew_micros: config.max_clock_skew.map(micros),
         })
     }
 }
@@ -81,11 +84,12 @@ struct Record {
 }
 
 impl Dataset {
-    /// Runs the commands of one batch at the time `micros` of the server's wall clock. As on the
-    /// wire, records are begun first.
+    /// Runs the commands of one batch at the time `micros` of the server's wall clock, sent at the
+    /// time `said` of the client's. As on the wire, records are begun first.
     pub(crate) fn run(
         &mut self,
         introduction: Option<&Introduction>,
+        said: u64,
         micros: u64,
         batch: &[Asked],
     ) -> Vec<Vote> {
@@ -101,7 +105,7 @@ impl Dataset {
         let mut session = None;
         let votes = batch.iter().zip(provisioned).map(|(asked, provisioned)| {
             provisioned.unwrap_or_else(|| {
-                let session = session.get_or_insert_with(|| self.look(introduction, micros));
+                let session = session.get_or_insert_with(|| self.look(introduction, said, micros));
                 self.guarded(session, asked)
             })
         });
@@ -147,7 +151,7 @@ impl Dataset {
     }
 
     /// Decides whether the server votes, as it is before each batch.
-    fn look(&mut self, introduction: &Introduction, micros: u64) -> Session {
+    fn look(&mut self, introduction: &Introduction, said: u64, micros: u64) -> Session {
         let now = micros / 1_000;
         let run = self.run;
         let quarantined = |until: u64| NodeAnswer::Quarantined {
@@ -179,14 +183,19 @@ impl Dataset {
                 None
             }
         };
+        let ahead = i64::try_from(i128::from(micros) - i128::from(said)).unwrap_or(i64::MAX);
+        let is_skewed =
+            introduction.max_skew_micros.is_some_and(|most| ahead.unsigned_abs() > most);
+        let refusal = if is_skewed { Some(NodeAnswer::skewed(ahead / 1_000)) } else { refusal };
         let void_until = now.saturating_add(introduction.void_millis);
-        Session { micros, now, void_until, refusal }
+        let distrusted_until = (said / 1_000).saturating_add(introduction.quarantine_millis);
+        Session { micros, now, void_until, distrusted_until, refusal }
     }
 
-    fn guarded(&mut self, session: &Session, Asked { op, key, token }: &Asked) -> Vote {
+    fn guarded(&mut self, session: &mut Session, Asked { op, key, token }: &Asked) -> Vote {
         let now = session.now;
         if !op.is_release()
-            && *op != Op::Inspect
+            && !matches!(op, Op::Inspect | Op::Distrust)
             && let Some(refusal) = &session.refusal
         {
             return refusal.clone().into();
@@ -204,6 +213,18 @@ impl Dataset {
                 released.into()
             }
             Op::Inspect | Op::Provision { .. } => self.holder_of(key, now).into(),
+            Op::Distrust => {
+                let until = session.distrusted_until;
+                let ready_in = Duration::from_millis(until.saturating_sub(now));
+                self.count(|record| {
+                    if record.until < until {
+                        record.until = until;
+                        let quarantined = NodeAnswer::Quarantined { ready_in };
+                        session.refusal.get_or_insert(quarantined);
+                    }
+                    NodeAnswer::Granted.into()
+                })
+            }
             Op::Extend { ttl } => {
                 // Never shorter: one that comes late must not cut off what was confirmed since.
                 let left = self.held.remaining(key, now).unwrap_or_default();
@@ -266,6 +287,7 @@ impl Dataset {
             Op::Confirm { .. }
             | Op::Count { .. }
             | Op::Learn { .. }
+            | Op::Distrust
             | Op::Inspect
             | Op::Provision { .. } => self.holder_of(key, now),
         }
@@ -315,6 +337,7 @@ struct Session {
     micros: u64,
     now: u64,
     void_until: u64,
+    distrusted_until: u64,
     /// Why commands that count as votes are not executed.
     refusal: Option<NodeAnswer>,
 }
@@ -360,6 +383,10 @@ impl Record {
         self.counters.insert(bucket, Counter::known(value));
         NodeAnswer::Granted.into()
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn counted(answer: NodeAnswer, counter: Counter) -> Vote {
@@ -424,13 +451,15 @@ mod tests {
     struct Server {
         dataset: Dataset,
         introduction: Option<Introduction>,
+        /// What the client's clock shows.
+        said: u64,
         micros: u64,
     }
 
     impl Server {
         fn new(config: &Config) -> Self {
             let introduction = Introduction::new(config);
-            Self { dataset: Dataset::default(), introduction, micros: START }
+            Self { dataset: Dataset::default(), introduction, said: START, micros: START }
         }
 
         fn provisioned() -> Self {
@@ -441,7 +470,8 @@ mod tests {
 
         fn vote(&mut self, op: Op, key: &str, token: &Token) -> Vote {
             let asked = Asked { op, key: Key::new(key).unwrap(), token: token.clone() };
-            let votes = self.dataset.run(self.introduction.as_ref(), self.micros, &[asked]);
+            let introduction = self.introduction.as_ref();
+            let votes = self.dataset.run(introduction, self.said, self.micros, &[asked]);
             votes.into_iter().next().unwrap()
         }
 
@@ -454,7 +484,8 @@ mod tests {
         }
 
         fn pass(&mut self, time: Duration) {
-            self.micros += u64::try_from(time.as_micros()).unwrap();
+            self.micros += micros(time);
+            self.said += micros(time);
         }
     }
 
@@ -541,6 +572,31 @@ mod tests {
         assert_eq!(server.answer(learn(since - 1), &mine), NodeAnswer::NotHeld);
         assert_eq!(server.answer(learn(since), &mine), granted());
         assert_eq!(server.counter(count()), Counter::known(90));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_noticed_and_its_server_distrusted_by_the_right_time() {
+        let mut server = Server::provisioned();
+        let mine = token("me");
+        let (skew, jump) = (Duration::from_millis(100), Duration::from_secs(5));
+        let config = Config::memory().ttl(TTL).max_clock_skew(skew).build().unwrap();
+        server.introduction = Introduction::new(&config);
+        server.micros += micros(skew);
+        assert_eq!(server.answer(acquire(0), &mine), granted());
+        assert_eq!(server.answer(Op::Release, &mine), granted());
+        for (clock, ahead) in [(START + micros(jump), 5_000), (START - micros(jump), -5_000)] {
+            server.micros = clock;
+            let skewed = NodeAnswer::skewed(ahead);
+            assert_eq!(server.answer(acquire(0), &mine), skewed);
+            assert_eq!(server.answer(Op::Distrust, &mine), granted());
+            assert_eq!(server.answer(acquire(0), &mine), skewed);
+            assert_eq!(server.answer(Op::Release, &mine), NodeAnswer::NotHeld);
+        }
+        server.micros = START;
+        let ready_in = config.quarantine();
+        assert_eq!(server.answer(acquire(0), &mine), NodeAnswer::Quarantined { ready_in });
+        server.pass(ready_in);
+        assert_eq!(server.answer(acquire(0), &mine), granted());
     }
 
     #[test]

@@ -4,11 +4,14 @@
 //! The look happens inside the script, in the dataset itself: no connection, proxy or client can
 //! hide that the server behind it was restarted, flushed, restored or promoted (H2, H4, H21).
 
+use std::sync::Arc;
+
 use bb8_redis::redis::{Pipeline, Value};
 
 use super::mailbox::Debt;
 use super::wire::{self, GUARDED, PROVISION, Reply, Script, ScriptBy};
 use super::{Command, Op};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::fencing::bucket_of;
 
@@ -23,6 +26,9 @@ pub(super) struct Guarding {
     epoch: String,
     fingerprint: String,
     durable: &'static str,
+    /// What to say of the time, if servers are to be looked at for their clocks: by whose, and by
+    /// how many microseconds theirs may differ.
+    clock: Option<(Arc<dyn Clock>, String)>,
 }
 
 impl Guarding {
@@ -35,6 +41,9 @@ impl Guarding {
             epoch: config.epoch.to_string(),
             fingerprint: config.fingerprint(),
             durable: if config.durable { "1" } else { "0" },
+            clock: config
+                .max_clock_skew
+                .map(|skew| (Arc::clone(&config.clock), skew.as_micros().to_string())),
         }
     }
 
@@ -43,7 +52,7 @@ impl Guarding {
         let keys = commands.iter().map(|command| keys_of(command.op)).sum();
         let counters: Vec<u64> = commands.iter().filter_map(counter_of).collect();
         let size = commands.iter().map(|command| self.size_of(command)).sum();
-        let call = self.invoke(pipeline, &GUARDED, by, (keys, 1 + 5 * commands.len()), size);
+        let call = self.invoke(pipeline, &GUARDED, by, (keys, 4 + 5 * commands.len()), size);
         for Command { op, key, token, .. } in commands {
             if keys_of(*op) > 0 {
                 call.arg(key.as_bytes());
@@ -56,6 +65,9 @@ impl Guarding {
         call.arg(counters.len());
         for counter in counters {
             call.arg(format!("f{counter}"));
+        }
+        if let Some((clock, most)) = &self.clock {
+            call.arg("clock").arg(clock.unix_micros()).arg(most);
         }
         for Command { op, token, .. } in commands {
             let token = token.as_str();
@@ -74,6 +86,9 @@ impl Guarding {
                 }
                 Op::Learn { value, since, .. } => {
                     call.arg("learn").arg(value).arg(since);
+                }
+                Op::Distrust => {
+                    call.arg("distrust");
                 }
                 Op::Release | Op::Reclaim => {
                     call.arg("release").arg(token);
@@ -146,7 +161,7 @@ impl Guarding {
 const fn keys_of(op: Op) -> usize {
     match op {
         Op::Acquire { .. } | Op::Void => 2,
-        Op::Count { .. } | Op::Learn { .. } => 0,
+        Op::Count { .. } | Op::Learn { .. } | Op::Distrust => 0,
         _ => 1,
     }
 }

@@ -48,7 +48,9 @@ impl MemoryNode {
             token: command.token.clone(),
         });
         let (introduction, micros) = (self.introduction.as_ref(), self.micros());
-        let votes = self.dataset.lock().run(introduction, micros, &asked);
+        // Its clock is ours.
+        let said = micros;
+        let votes = self.dataset.lock().run(introduction, said, micros, &asked);
         for (command, vote) in commands.into_iter().zip(votes) {
             command.seat.answer(vote);
         }

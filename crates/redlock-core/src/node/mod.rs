@@ -85,6 +85,8 @@ pub enum Op {
     Count { bucket: u64 },
     /// Take a counter from the nodes that remember it, if none was lost since this moment.
     Learn { bucket: u64, value: u64, since: u64 },
+    /// Do not vote for as long as any lock may last: the clock was wrong.
+    Distrust,
     /// Delete the key if it holds the token.
     Release,
     /// The same; otherwise say who holds it, which a server's own compare-and-delete does not.

@@ -97,10 +97,17 @@ impl Real {
 pub struct Double(Dataset);
 
 impl Double {
-    /// Runs a batch of a client with this configuration, at this time of the server's clock.
-    pub fn run(&mut self, config: &Config, micros: u64, batch: &[Asked]) -> Vec<Answered> {
+    /// Runs a batch of a client with this configuration, at this time of the server's clock and
+    /// that one of the client's.
+    pub fn run(
+        &mut self,
+        config: &Config,
+        micros: u64,
+        said: u64,
+        batch: &[Asked],
+    ) -> Vec<Answered> {
         let introduction = Introduction::new(config);
-        let votes = self.0.run(introduction.as_ref(), micros, batch);
+        let votes = self.0.run(introduction.as_ref(), said, micros, batch);
         votes.into_iter().map(Answered::from).collect()
     }
 

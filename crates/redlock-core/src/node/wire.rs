@@ -137,6 +137,7 @@ pub(super) fn is_release_call(op: Op, native: Option<NativeDelete>) -> bool {
         | Op::Confirm { .. }
         | Op::Count { .. }
         | Op::Learn { .. }
+        | Op::Distrust
         | Op::Provision { .. } => true,
     }
 }
@@ -292,6 +293,10 @@ fn classify_error(error: &ServerError) -> Reply {
             ("QUARANTINED", Ok(millis)) => {
                 NodeAnswer::Quarantined { ready_in: Duration::from_millis(millis) }
             }
+            ("SKEW", _) => match error.details().unwrap_or_default().parse() {
+                Ok(millis) => NodeAnswer::skewed(millis),
+                Err(_) => NodeAnswer::Refused(text),
+            },
             ("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" | "WRONGTYPE", _)
             | ("EPOCH" | "CONFIG" | "VOID", _) => NodeAnswer::Refused(text),
             // A proxy's "ERR" may hide that the server behind it executed the command.

@@ -25,6 +25,15 @@ pub enum NodeAnswer {
         /// In how long that is.
         ready_in: Duration,
     },
+    /// The node's wall clock and this process's differ by more than
+    /// [`max_clock_skew`](crate::ConfigBuilder::max_clock_skew): it may drop keys too soon. The
+    /// command was not executed.
+    Skewed {
+        /// Whether the node's clock is the one that is ahead.
+        ahead: bool,
+        /// By how much they differ.
+        by: Duration,
+    },
     /// The command was certainly not executed, and why.
     Refused(Arc<str>),
     /// No answer within the node deadline; the command may have been executed.
@@ -48,7 +57,18 @@ impl NodeAnswer {
 
     /// Whether the command may have left a key behind. Only a certain "no" is exempt (H10).
     pub(crate) const fn may_have_executed(&self) -> bool {
-        !matches!(self, Self::Refused(_) | Self::Quarantined { .. })
+        !matches!(self, Self::Refused(_) | Self::Quarantined { .. } | Self::Skewed { .. })
+    }
+
+    /// Of a node whose clock is ahead by so many milliseconds, or behind if there are fewer than
+    /// none.
+    pub(crate) const fn skewed(ahead: i64) -> Self {
+        Self::Skewed { ahead: ahead > 0, by: Duration::from_millis(ahead.unsigned_abs()) }
+    }
+
+    /// Whether the node has looked at its clock before it answered, and did not object.
+    const fn agrees_about_the_time(&self) -> bool {
+        self.is_vote() || matches!(self, Self::Quarantined { .. })
     }
 }
 
@@ -69,6 +89,10 @@ impl fmt::Display for NodeAnswer {
             Self::NotHeld => f.write_str("not held"),
             Self::Quarantined { ready_in } => {
                 write!(f, "quarantined for another {ready_in:.1?}, as it may have forgotten locks")
+            }
+            Self::Skewed { ahead, by } => {
+                let direction = if *ahead { "ahead of" } else { "behind" };
+                write!(f, "its clock is {by:.1?} {direction} ours, see max_clock_skew")
             }
             Self::Refused(why) => write!(f, "refused: {why}"),
             Self::TimedOut => f.write_str("timed out"),
@@ -170,6 +194,7 @@ impl Ballot {
             NodeAnswer::Granted => self.granted += 1,
             NodeAnswer::Held { .. } | NodeAnswer::NotHeld => self.denied += 1,
             NodeAnswer::Quarantined { .. }
+            | NodeAnswer::Skewed { .. }
             | NodeAnswer::Refused(_)
             | NodeAnswer::TimedOut
             | NodeAnswer::Failed(_) => self.failed += 1,
@@ -213,6 +238,17 @@ impl Ballot {
         refused >= majority(self.answers.len())
     }
 
+    /// Nodes whose clock differs from ours while those of a majority do not.
+    pub(crate) fn distrusted(&self) -> Vec<usize> {
+        let is_skewed = |answer: &NodeAnswer| matches!(answer, NodeAnswer::Skewed { .. });
+        let agree = self.answers.iter().filter(|answer| answer.agrees_about_the_time()).count();
+        if agree < majority(self.answers.len()) {
+            return Vec::new();
+        }
+        let nodes = self.answers.iter().enumerate();
+        nodes.filter(|(_, answer)| is_skewed(answer)).map(|(node, _)| node).collect()
+    }
+
     pub(crate) fn answers(&self) -> &[NodeAnswer] {
         &self.answers
     }
@@ -235,6 +271,7 @@ mod tests {
             Just(NodeAnswer::Held { label: None, remaining: None }),
             Just(NodeAnswer::NotHeld),
             Just(NodeAnswer::Quarantined { ready_in: Duration::from_secs(1) }),
+            Just(NodeAnswer::skewed(-5_000)),
             Just(NodeAnswer::Refused("down".into())),
             Just(NodeAnswer::TimedOut),
             Just(NodeAnswer::Failed("cut".into())),
@@ -258,6 +295,17 @@ mod tests {
     fn a_majority_is_more_than_half() {
         let sizes: Vec<usize> = (1..=9).map(majority).collect();
         assert_eq!(sizes, [1, 2, 2, 3, 3, 4, 4, 5, 5]);
+    }
+
+    #[test]
+    fn a_clock_is_distrusted_only_if_a_majority_agrees_with_ours() {
+        let (granted, skewed) = (NodeAnswer::Granted, NodeAnswer::skewed(5_000));
+        let quarantined = NodeAnswer::Quarantined { ready_in: Duration::from_secs(1) };
+        let distrusted = |answers: &[NodeAnswer]| ballot(answers).distrusted();
+        assert_eq!(distrusted(&[granted.clone(), skewed.clone(), quarantined]), [1]);
+        let alone: [usize; 0] = [];
+        assert_eq!(distrusted(&[granted.clone(), skewed.clone(), NodeAnswer::TimedOut]), alone);
+        assert_eq!(distrusted(&[granted, skewed.clone(), skewed]), alone);
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub(super) struct Parcel {
     server: Arc<Server>,
     cuts: u64,
     sent: Instant,
+    /// What the client's clock showed, which is right.
+    said: u64,
     due: Instant,
     lost: bool,
     content: Content,
@@ -204,6 +206,7 @@ impl Server {
             server: Arc::clone(self),
             cuts,
             sent,
+            said: right_micros(self.began),
             due: sent + state.faults.delay + late.unwrap_or_default(),
             lost: state.faults.lose_requests,
             content,
@@ -218,11 +221,20 @@ impl Server {
 
 impl State {
     fn micros(&self, began: Instant) -> u64 {
-        let elapsed = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
+        let elapsed = elapsed_micros(began);
         let fast = elapsed.saturating_mul(self.rate_ppm) / 1_000_000;
         let shown = elapsed.saturating_add(fast).saturating_add(self.ahead_micros);
         FIRST_MICROS.saturating_add_signed(shown)
     }
+}
+
+fn elapsed_micros(began: Instant) -> i64 {
+    i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX)
+}
+
+/// What a clock shows that was never set and runs at the right rate.
+fn right_micros(began: Instant) -> u64 {
+    FIRST_MICROS.saturating_add_signed(elapsed_micros(began))
 }
 
 /// What a parcel that has not arrived waits for.
@@ -280,7 +292,7 @@ impl Parcel {
         let votes = match &self.content {
             Content::Hello => Vec::new(),
             Content::Commands(batch) => {
-                let mut votes = dataset.run(introduction, micros, batch);
+                let mut votes = dataset.run(introduction, self.said, micros, batch);
                 if mutant == Some(Mutant::ExtendRecreates) {
                     recreate(dataset, introduction, micros, batch, &mut votes);
                 }
@@ -307,7 +319,7 @@ fn recreate(
         {
             let op = Op::Acquire { ttl, proposal: 0 };
             let again = Asked { op, key: key.clone(), token: token.clone() };
-            if let Some(set) = dataset.run(introduction, micros, &[again]).pop() {
+            if let Some(set) = dataset.run(introduction, micros, micros, &[again]).pop() {
                 *vote = set.answer.into();
             }
         }
