@@ -8,6 +8,7 @@ mod client;
 mod clock;
 mod faults;
 mod mistake;
+mod tokens;
 mod trace;
 
 use std::sync::Arc;
@@ -21,8 +22,9 @@ use tokio::time::{Instant, sleep};
 
 use client::Client;
 use clock::SkewedClock;
-use faults::Nemesis;
+use faults::{Mood, Nemesis};
 pub use mistake::Mistake;
+use tokens::Tokens;
 use trace::Trace;
 
 /// What most locks ask for.
@@ -77,6 +79,7 @@ pub struct Outcome {
 struct World {
     cluster: Cluster,
     checker: Checker,
+    tokens: Arc<Tokens>,
     trace: Arc<Trace>,
     mistake: Option<Mistake>,
 }
@@ -86,6 +89,12 @@ impl Simulation {
     #[must_use]
     pub const fn nodes_of(seed: u64) -> usize {
         [3, 3, 3, 5, 7][(seed % 5) as usize]
+    }
+
+    /// Whether the clocks of servers are set while it runs. They lose no data then: how long they
+    /// do not vote is measured on these clocks.
+    const fn sets_clocks(&self) -> bool {
+        self.seed % 8 == 6
     }
 
     /// Runs it, in a runtime of its own.
@@ -106,7 +115,8 @@ impl Simulation {
             node.set_clock_rate(clock::rate(&mut rng));
         }
         let (checker, trace) = (Checker::new(), Arc::new(Trace::default()));
-        let world = World { cluster, checker, trace, mistake: self.mistake };
+        let tokens = Arc::default();
+        let world = World { cluster, checker, tokens, trace, mistake: self.mistake };
         let (stop, stopping) = watch::channel(false);
         let clients: Vec<Client> = (0..rng.usize(2..=5))
             .map(|number| Client::new(number, world.clone(), rng.fork()))
@@ -117,17 +127,30 @@ impl Simulation {
         // Whether a majority may lose its data at once: then there may be no lock for a while, but
         // never two. Tokens begin anew, also by a lock that nobody got to see.
         let merciless = rng.u8(..4) == 0;
-        Nemesis::new(&world, merciless, rng.fork()).rage(TROUBLE).await;
+        let mood = match (self.sets_clocks(), merciless) {
+            (true, _) => Mood::SetsClocks,
+            (false, true) => Mood::Merciless,
+            (false, false) => Mood::Merciful,
+        };
+        Nemesis::new(&world, mood, rng.fork()).rage(TROUBLE).await;
         world.cluster.heal();
         stop.send_replace(true);
         for client in at_work {
             client.await.unwrap();
         }
-        world.expect_an_end(&redlocks).await;
+        world.expect_an_end(&redlocks, mood).await;
         world.expect_a_lock(&mut rng).await;
         let (trace, lines, mut violations, faults) = world.trace.end();
         let mut found = world.checker.violations();
-        found.retain(|one| !merciless || !matches!(one, Violation::Token { .. }));
+        found.retain(|one| match mood {
+            Mood::Merciful => true,
+            Mood::Merciless => !matches!(one, Violation::Token { .. }),
+            // Keys expire when they like, so that several may have a lock at a time.
+            Mood::SetsClocks => false,
+        });
+        if mood == Mood::SetsClocks {
+            violations.extend(world.tokens.violations());
+        }
         violations.extend(found.iter().map(ToString::to_string));
         Outcome { violations, holds: world.checker.holds(), faults, trace, lines }
     }
@@ -151,7 +174,7 @@ impl World {
     }
 
     /// Nobody holds a lock: once all that is owed is settled, no server may have a key.
-    async fn expect_an_end(&self, redlocks: &[Redlock]) {
+    async fn expect_an_end(&self, redlocks: &[Redlock], mood: Mood) {
         for redlock in redlocks {
             let unreleased = redlock.close(GRACE).await.unreleased;
             if unreleased > 0 {
@@ -165,6 +188,10 @@ impl World {
                 break;
             }
             sleep(Duration::from_millis(1)).await;
+        }
+        if mood == Mood::SetsClocks {
+            // What makes a late command void expires when it likes, too.
+            return;
         }
         for (number, node) in self.cluster.nodes().enumerate() {
             for (key, token) in node.holders() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use redlock_core::{Guard, Redlock, Renew};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::clock::SkewedClock;
 use super::{KEYS, LATEST, MAX_TTL, Mistake, TTL, World};
@@ -74,6 +74,7 @@ impl Client {
             self.clock.freeze();
         }
         self.maybe_late("locks");
+        let asked = Instant::now();
         let locked = timeout(patience, request).await;
         self.clock.thaw(self.world.mistake == Some(Mistake::LateMajority));
         match locked {
@@ -86,6 +87,7 @@ impl Client {
                 None
             }
             Ok(Ok(guard)) => {
+                self.world.tokens.note(key, asked, &guard);
                 let token = guard.fencing_token().map(|token| token.get());
                 let basis = guard.fence_basis();
                 self.note(format_args!("has {key} for {ttl:?}: {token:?} by {basis:?}"));

@@ -6,10 +6,21 @@ use fastrand::Rng;
 use redlock_core::testing::Node;
 use tokio::time::{Instant, sleep};
 
-use super::{LATEST, TTL, World};
+use super::{LATEST, Mistake, TTL, World};
 
 /// For how long the locks and counters that a server lost are missed.
 const MOURNING: Duration = Duration::from_millis(5_500);
+
+/// What is spared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mood {
+    /// Fewer than a majority lose their data at once.
+    Merciful,
+    /// Any number may.
+    Merciless,
+    /// None does, but their clocks are set.
+    SetsClocks,
+}
 
 /// Whoever makes things go wrong.
 pub(super) struct Nemesis<'w> {
@@ -17,19 +28,22 @@ pub(super) struct Nemesis<'w> {
     rng: Rng,
     /// When which server lost its data last.
     losses: Vec<Option<Instant>>,
-    merciless: bool,
+    mood: Mood,
 }
 
 impl<'w> Nemesis<'w> {
-    pub(super) fn new(world: &'w World, merciless: bool, rng: Rng) -> Self {
+    pub(super) fn new(world: &'w World, mood: Mood, rng: Rng) -> Self {
         let losses = vec![None; world.cluster.nodes().len()];
-        Self { world, rng, losses, merciless }
+        Self { world, rng, losses, mood }
     }
 
     pub(super) async fn rage(mut self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end {
-            let pause = self.millis(10, 800);
+            let pause = match self.mood {
+                Mood::SetsClocks => self.millis(1, 30),
+                Mood::Merciful | Mood::Merciless => self.millis(10, 800),
+            };
             sleep(pause).await;
             self.strike();
         }
@@ -44,8 +58,13 @@ impl<'w> Nemesis<'w> {
     }
 
     fn strike(&mut self) {
+        if self.mood == Mood::SetsClocks && self.rng.u8(..32) > 0 {
+            return self.set_a_clock();
+        }
         let number = self.rng.usize(..self.losses.len());
         let node = self.world.cluster.node(number);
+        let twin = (number < 2 && self.world.mistake == Some(Mistake::OneServerTwice))
+            .then(|| self.world.cluster.node(1 - number));
         let text = match self.rng.u8(..17) {
             0..=2 => {
                 node.pause();
@@ -91,9 +110,11 @@ impl<'w> Nemesis<'w> {
                 "and all others hear the next command late".to_owned()
             }
             loss if self.may_lose(number) => {
-                match loss {
-                    14 => node.flush(),
-                    _ => node.restart_empty(),
+                for node in [Some(node), twin].into_iter().flatten() {
+                    match loss {
+                        14 => node.flush(),
+                        _ => node.restart_empty(),
+                    }
                 }
                 self.losses[number] = Some(Instant::now());
                 "lost its data".to_owned()
@@ -103,13 +124,32 @@ impl<'w> Nemesis<'w> {
         self.world.trace.fault(format_args!("node {number} {text}"));
     }
 
+    fn set_a_clock(&mut self) {
+        let number = self.rng.usize(..self.losses.len());
+        let node = self.world.cluster.node(number);
+        // What a lock may lose between two of its round trips has time to be taken by another.
+        let delay = self.millis(0, 20);
+        node.delay(delay);
+        let millis = match self.rng.u8(..8) {
+            0 => self.rng.i64(-1_000..=0),
+            _ => self.rng.i64(0..=5_000),
+        };
+        node.step_clock(millis * 1_000);
+        self.world.trace.fault(format_args!("the clock of node {number} is set by {millis} ms"));
+    }
+
     /// Whether fewer than a majority would have lost their data.
     fn may_lose(&self, number: usize) -> bool {
         let lost =
             |loss: &Option<Instant>| loss.is_some_and(|loss| loss.elapsed() < MOURNING + TTL);
         let others = self.losses.iter().enumerate().filter(|(other, _)| *other != number);
         let others = others.filter(|(_, loss)| lost(loss)).count();
-        self.merciless || others < self.losses.len().div_ceil(2) - 1
+        let limit = self.losses.len().div_ceil(2) - 1;
+        match self.mood {
+            Mood::Merciful => others < limit,
+            Mood::Merciless => true,
+            Mood::SetsClocks => false,
+        }
     }
 
     /// Ends a fault some time from now.

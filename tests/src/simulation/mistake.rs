@@ -9,6 +9,8 @@ use redlock_core::testing::Mutant;
 pub enum Mistake {
     /// M1: a fencing token counts without a majority having confirmed it.
     NoConfirm,
+    /// M2: a server takes a fencing token also from who does not hold the lock any more.
+    ConfirmByAnybody,
     /// M3: a counter that was lost is taken for one that counts from zero.
     UnknownIsZero,
     /// M4: a server that lost its data votes at once.
@@ -33,12 +35,15 @@ pub enum Mistake {
     ExtendRecreates,
     /// M14: a majority counts also if it comes after the end of the validity.
     LateMajority,
+    /// M15: two of the servers are one, under two names: they lose their data together.
+    OneServerTwice,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::NoConfirm,
+        Self::ConfirmByAnybody,
         Self::UnknownIsZero,
         Self::NoQuarantine,
         Self::ShortQuarantine,
@@ -51,13 +56,15 @@ impl Mistake {
         Self::FailedExtendReleases,
         Self::ExtendRecreates,
         Self::LateMajority,
+        Self::OneServerTwice,
     ];
 
-    /// What it is called on the command line: `m1` to `m14`.
+    /// What it is called on the command line: `m1` to `m15`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::NoConfirm => "m1",
+            Self::ConfirmByAnybody => "m2",
             Self::UnknownIsZero => "m3",
             Self::NoQuarantine => "m4",
             Self::ShortQuarantine => "m5",
@@ -70,6 +77,7 @@ impl Mistake {
             Self::FailedExtendReleases => "m12",
             Self::ExtendRecreates => "m13",
             Self::LateMajority => "m14",
+            Self::OneServerTwice => "m15",
         }
     }
 
@@ -77,6 +85,7 @@ impl Mistake {
     pub(super) const fn mutant(self) -> Option<Mutant> {
         Some(match self {
             Self::NoConfirm => Mutant::NoConfirm,
+            Self::ConfirmByAnybody => Mutant::ConfirmByAnybody,
             Self::UnknownIsZero => Mutant::UnknownIsZero,
             Self::NoQuarantine => Mutant::NoQuarantine,
             Self::ShortQuarantine => Mutant::ShortQuarantine,
@@ -88,7 +97,8 @@ impl Mistake {
             Self::HalfDrift
             | Self::ValidFromTheEnd
             | Self::FailedExtendReleases
-            | Self::LateMajority => return None,
+            | Self::LateMajority
+            | Self::OneServerTwice => return None,
         })
     }
 }
@@ -98,6 +108,6 @@ impl FromStr for Mistake {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|mistake| mistake.name() == name);
-        found.ok_or_else(|| format!("no mistake is called {name}: they are m1, m3 to m14"))
+        found.ok_or_else(|| format!("no mistake is called {name}: they are m1 to m15"))
     }
 }

@@ -138,6 +138,12 @@ impl Dataset {
         *self = Self { run: self.run, ..Self::default() };
     }
 
+    /// Takes a fencing token from whoever has one.
+    #[cfg(any(test, feature = "test-util"))]
+    pub(crate) fn take_token(&mut self, key: &Key, fence: u64) -> Vote {
+        self.count(|record| record.know(bucket_of(key), |last| last.max(fence)))
+    }
+
     /// Who holds which key.
     #[cfg(any(test, feature = "test-util"))]
     pub(crate) fn holders(&self, micros: u64) -> impl Iterator<Item = (&Key, &Token)> {

@@ -16,6 +16,8 @@ use crate::token::Token;
 pub enum Mutant {
     /// M1: a fencing token counts without a majority having confirmed it.
     NoConfirm,
+    /// M2: a server takes a fencing token also from who does not hold the lock any more.
+    ConfirmByAnybody,
     /// M3: a counter that was lost is taken for one that counts from zero.
     UnknownIsZero,
     /// M4: a server that lost its data votes at once.

@@ -293,8 +293,12 @@ impl Parcel {
             Content::Hello => Vec::new(),
             Content::Commands(batch) => {
                 let mut votes = dataset.run(introduction, self.said, micros, batch);
-                if mutant == Some(Mutant::ExtendRecreates) {
-                    recreate(dataset, introduction, micros, batch, &mut votes);
+                match mutant {
+                    Some(Mutant::ExtendRecreates) => {
+                        recreate(dataset, introduction, micros, batch, &mut votes);
+                    }
+                    Some(Mutant::ConfirmByAnybody) => confirm(dataset, batch, &mut votes),
+                    _ => {}
                 }
                 votes
             }
@@ -303,6 +307,16 @@ impl Parcel {
             return Ok(Arrival::Lost);
         }
         Ok(Arrival::Executed(votes, state.faults.delay))
+    }
+}
+
+fn confirm(dataset: &mut Dataset, batch: &[Asked], votes: &mut [Vote]) {
+    for (asked, vote) in batch.iter().zip(votes) {
+        if let Op::Confirm { fence } = asked.op
+            && matches!(vote.answer, NodeAnswer::Held { .. } | NodeAnswer::NotHeld)
+        {
+            *vote = dataset.take_token(&asked.key, fence);
+        }
     }
 }
 
