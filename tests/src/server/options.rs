@@ -90,7 +90,8 @@ impl ServerOptions {
         self
     }
 
-    /// Another server than `redis-server`, by name or path: `valkey-server`.
+    /// Another server than the default one, by name or path: `valkey-server`. The default is what
+    /// the environment variable `REDLOCK_TEST_SERVER` says, or else `redis-server`.
     pub fn binary(mut self, binary: &str) -> Self {
         self.binary = Some(binary.to_owned());
         self
@@ -146,14 +147,14 @@ impl ServerOptions {
     ) -> Result<(Process, MultiplexedConnection), StartError> {
         let config = dir.join("redis.conf");
         std::fs::write(&config, self.redis_conf(address, dir))?;
-        let binary = self.binary.as_deref().unwrap_or("redis-server");
+        let binary = self.binary.clone().unwrap_or_else(default_binary);
         let environment = if self.own_clock { clock::environment(dir) } else { Vec::new() };
         let environment: Vec<_> =
             environment.iter().map(|(name, path)| (*name, path.as_path())).collect();
         let process =
-            Process::start(binary, &config, &dir.join("log"), &environment).map_err(|error| {
+            Process::start(&binary, &config, &dir.join("log"), &environment).map_err(|error| {
                 match error.kind() {
-                    io::ErrorKind::NotFound => StartError::NotInstalled(binary.to_owned()),
+                    io::ErrorKind::NotFound => StartError::NotInstalled(binary.clone()),
                     _ => error.into(),
                 }
             })?;
@@ -273,6 +274,10 @@ impl From<io::Error> for StartError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
+}
+
+fn default_binary() -> String {
+    std::env::var("REDLOCK_TEST_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
 }
 
 pub(super) fn read_log(dir: &Path) -> String {
