@@ -417,6 +417,14 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_skew_is_read_as_any_duration() {
+        let config = read(r#"{ "servers": ["redis://a"], "max_clock_skew": "40ms" }"#).unwrap();
+        assert_eq!(config.max_clock_skew(), Some(Duration::from_millis(40)));
+        let refused = read(r#"{ "servers": ["redis://a"], "max_clock_skew": "0ms" }"#).unwrap_err();
+        assert!(refused.starts_with("max_clock_skew = 0ns: no two clocks"), "{refused}");
+    }
+
+    #[test]
     fn every_setting_has_its_name() {
         let config = read(
             r#"{
