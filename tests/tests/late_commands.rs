@@ -27,7 +27,7 @@ const TTL: Duration = Duration::from_secs(600);
 /// After so long without an answer a connection is given up.
 const DEADLINE: Duration = Duration::from_millis(25);
 
-const WITHOUT_CLIENT_KILL: &str = "user default on nopass ~* &* +@all -client|kill";
+const WITHOUT_CLIENT_KILL: &str = "user default on nopass ~* &* +@all -client +client|id";
 
 /// A server, and a network in front of it that holds up what is on the way.
 struct Scene {

@@ -26,6 +26,8 @@ impl Offers {
     const DELEX: Self = Self { delex: true, delifeq: false };
     const DELIFEQ: Self = Self { delex: false, delifeq: true };
     const BOTH: Self = Self { delex: true, delifeq: true };
+    /// Whatever the installed server has.
+    const NEITHER: Self = Self { delex: false, delifeq: false };
 
     fn answer(self, command: &Command) -> Option<Reply> {
         match (command.name().as_str(), command.args()) {
@@ -108,9 +110,7 @@ async fn of_both_the_first_one_is_enough() {
 #[tokio::test]
 async fn the_script_releases_where_the_server_has_neither() {
     let fleet = Fleet::start(3).await;
-    let plain = |server| FakeServer::in_front_of(server, |_| None);
-    let fakes: Vec<_> = fleet.iter().map(plain).collect();
-    let commands = commands_of_a_release(&fleet, &fakes).await;
+    let commands = commands_of_a_release(&fleet, &Offers::NEITHER.on(&fleet)).await;
     assert_eq!(commands, [["EVALSHA"], ["EVALSHA"], ["EVALSHA"]]);
 }
 
@@ -120,7 +120,7 @@ async fn servers_of_different_versions_release_each_in_its_way() {
     let fakes = [
         FakeServer::in_front_of(&fleet[0], |command| Offers::DELEX.answer(command)),
         FakeServer::in_front_of(&fleet[1], |command| Offers::DELIFEQ.answer(command)),
-        FakeServer::in_front_of(&fleet[2], |_| None),
+        FakeServer::in_front_of(&fleet[2], |command| Offers::NEITHER.answer(command)),
     ];
     let commands = commands_of_a_release(&fleet, &fakes).await;
     assert_eq!(commands, [["DELEX"], ["DELIFEQ"], ["EVALSHA"]]);

@@ -82,5 +82,6 @@ async fn what_is_no_token_or_no_hash_is_an_error_and_writes_nothing() {
     let set: RedisResult<()> = store.set("balance", "a string").await;
     set.unwrap();
     let error = write(&mut store, 1, &[("cents", "1")]).await.unwrap_err();
-    assert_eq!(error.code(), Some("WRONGTYPE"), "{error}");
+    // Redis 6.2 says so in the text of a general error.
+    assert!(error.to_string().contains("WRONGTYPE"), "{error}");
 }
