@@ -90,7 +90,8 @@ pub(crate) async fn run(options: &Options) -> Report {
     world.trouble.fleet.eventually_empty(HANG).await;
     terminate(&world, &mut process).await;
     let mut report = world.tally.take();
-    judge(&mut report, &world.asked.lock().clone(), &file).await;
+    let asked = std::mem::take(&mut *world.asked.lock());
+    judge(&mut report, &asked, &file).await;
     report.seconds = began.elapsed().as_secs_f64();
     report
 }
