@@ -67,7 +67,7 @@ pub async fn run(options: &Options, program: &Path) -> Report {
     let copied_lately = copied_lately.filter(|(_, at)| at.elapsed() <= *options.ttl);
     let exempt =
         Exempt { labels: finished.left_by, nodes: copied_lately.map(|(node, _)| node).collect() };
-    let orphans = audit::orphans(&scene.fleet, options.keys, &exempt).await;
+    let orphans = audit::orphans(&scene.fleet, &exempt).await;
 
     let history = History::read_all(directory.path()).expect("what the clients wrote");
     Report {

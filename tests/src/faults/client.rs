@@ -22,8 +22,8 @@ pub(super) const ABANDONED: &str = "abandoned";
 /// What a client writes on its standard output when a server has answered it.
 pub(super) const READY: &str = "ready";
 
-/// Tasks of one client, so that commands of several keys share a batch.
-const TASKS: u64 = 2;
+/// One task of so many wants hot keys only.
+const HOT_SHARE: u64 = 4;
 
 /// How often a holder looks whether it still has its lock.
 const LOOK: Duration = Duration::from_millis(10);
@@ -38,6 +38,9 @@ pub(super) struct Job {
     pub(super) ttl: Duration,
     pub(super) hold: Duration,
     pub(super) keys: usize,
+    pub(super) hot: usize,
+    /// Who lock at the same time, so that commands of several keys share a batch.
+    pub(super) tasks: u64,
     /// How many seconds its wall clock is ahead of the true one.
     pub(super) clock_ahead: f64,
     /// Whether some locks are left to expire.
@@ -86,14 +89,15 @@ pub(super) async fn lock(job: Job) {
 
     let job = Arc::new(job);
     let history = Arc::new(History::to_file(&job.history).expect("a history"));
-    let tasks: Vec<_> = (0..TASKS)
+    let tasks: Vec<_> = (0..job.tasks)
         .map(|number| {
             let holder = Holder {
                 redlock: redlock.clone(),
                 name: format!("{}/{number}", job.name),
                 job: Arc::clone(&job),
                 history: Arc::clone(&history),
-                random: Rng::with_seed(job.seed.wrapping_mul(TASKS).wrapping_add(number)),
+                keys: if number % HOT_SHARE == 0 { job.hot } else { job.keys },
+                random: Rng::with_seed(job.seed.wrapping_mul(job.tasks).wrapping_add(number)),
                 tally: Tally::default(),
             };
             tokio::spawn(holder.run(stop.subscribe()))
@@ -113,6 +117,8 @@ struct Holder {
     name: String,
     job: Arc<Job>,
     history: Arc<History>,
+    /// It wants the first so many.
+    keys: usize,
     random: Rng,
     tally: Tally,
 }
@@ -133,7 +139,7 @@ impl Holder {
     }
 
     async fn take_a_turn(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), LockError> {
-        let key = key(self.random.usize(..self.job.keys));
+        let key = key(self.random.usize(..self.keys));
         let abandon = self.job.abandon && self.chance(0.05);
         let renew = if !abandon && self.chance(0.3) { Renew::Yes } else { Renew::No };
         let mut request = self.redlock.lock(&key).wait(3 * self.job.ttl).renew(renew);

@@ -68,6 +68,8 @@ impl Load {
                 ttl: *options.ttl,
                 hold: options.hold(),
                 keys: options.keys,
+                hot: options.hot.unwrap_or(options.keys).min(options.keys),
+                tasks: options.tasks,
                 clock_ahead: options.skew.as_secs_f64() * (2.0 * random.f64() - 1.0),
                 abandon: options.locks_may_be_left(),
                 seed: random.u64(..1 << 53),

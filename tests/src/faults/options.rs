@@ -26,6 +26,14 @@ pub struct Options {
     /// Keys that they want.
     #[arg(long, default_value_t = 3)]
     pub keys: usize,
+    /// How many of the keys are hot: every fourth task wants no other ones. As many as there are
+    /// keys unless set, all of them wanted by all.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hot: Option<usize>,
+    /// Locks that one process has or wants at a time.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+    pub tasks: u64,
     /// The time to live of a lock. With minutes instead of milliseconds, orphans do not expire
     /// before they are found; nobody is killed or leaves a lock behind then.
     #[arg(long, default_value = "600ms")]
