@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 pub use history::{Event, Fence, History, Stamp};
 pub use ledger::Ledger;
-pub use tokens::{Acquisition, Disorder, TokenVerdict, check_tokens};
+pub use tokens::{Acquisition, Beginnings, Disorder, TokenVerdict, check_tokens};
 
 /// What a history says about mutual exclusion.
 #[derive(Clone, Debug, PartialEq)]

@@ -17,7 +17,10 @@
 
 mod audit;
 mod client;
+mod clock;
+mod kept;
 mod load;
+mod memory;
 mod nemesis;
 mod network;
 mod options;
@@ -30,12 +33,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
-use crate::{Fleet, History, RedisServer, check, check_tokens};
+use crate::{Beginnings, Fleet, History, RedisServer, check, check_tokens};
 use audit::Exempt;
 pub use audit::Orphan;
 pub use client::Tally;
+use kept::Kept;
 use load::Load;
+use memory::Memory;
 use nemesis::Scene;
 use network::Network;
 pub use options::{Options, Switch};
@@ -51,36 +57,68 @@ pub const CLIENT: &str = "client";
 /// `program` is what the clients are started from: it must hand over to [`lock`].
 pub async fn run(options: &Options, program: &Path) -> Report {
     // A replica waits five seconds for others to join it, unless told not to.
-    let server = RedisServer::options().config("repl-diskless-sync-delay", "0");
+    let mut server = RedisServer::options().config("repl-diskless-sync-delay", "0");
+    let directory = TempDir::new().expect("a temporary directory");
+    if options.kinds().contains(&Kind::Clock) {
+        let binary = clock::server(directory.path()).expect("servers with a clock of their own");
+        server = server.binary(&binary.to_string_lossy());
+    }
     let fleet = Fleet::start_with(options.nodes, server).await;
     let network = Network::start(&fleet, options.clients).await;
-    let directory = TempDir::new().expect("a temporary directory");
+    let mut kept = options.keep.as_deref().map(Kept::in_folder);
+    let histories = match &kept {
+        Some(kept) => kept.history(),
+        None => directory.path().join("history"),
+    };
+    std::fs::create_dir_all(&histories).expect("a folder for histories");
+    if let Some(kept) = kept.as_mut().filter(|_| options.monitor) {
+        kept.monitor(&fleet);
+    }
     subject::provision(options, &fleet.urls()).await;
-    let load = Load::start(options, &network, program, directory.path()).await;
+    let load = Load::start(options, &network, program, &histories).await;
 
     let began = Instant::now();
-    let scene = Arc::new(Scene::new(fleet, network, load));
+    let keys = || (0..options.keys).map(client::key);
+    let memory = Memory::new(options.nodes, keys());
+    let scene = Arc::new(Scene::new(fleet, network, load, memory));
+    let mut witnesses = JoinSet::new();
+    for node in 0..options.nodes {
+        let scene = Arc::clone(&scene);
+        witnesses.spawn(async move { scene.memory.watch(&scene.fleet, node).await });
+    }
     let carried_out = nemesis::carry_out(&scene, &Plan::of(options), options.spacing()).await;
     let finished = scene.load.finish().await;
     let seconds = began.elapsed().as_secs_f64();
-    let copied_lately = carried_out.copied.into_iter();
+    let copied_lately = carried_out.copied.iter();
     let copied_lately = copied_lately.filter(|(_, at)| at.elapsed() <= *options.ttl);
     let exempt =
-        Exempt { labels: finished.left_by, nodes: copied_lately.map(|(node, _)| node).collect() };
+        Exempt { labels: finished.left_by, nodes: copied_lately.map(|(node, _)| *node).collect() };
     let orphans = audit::orphans(&scene.fleet, &exempt).await;
 
-    let history = History::read_all(directory.path()).expect("what the clients wrote");
-    Report {
+    drop(witnesses);
+    let history = History::read_all(&histories).expect("what the clients wrote");
+    let beginnings = match options.skew.is_zero() {
+        true => Beginnings::none(),
+        false => scene.memory.beginnings(keys()),
+    };
+    let told = Beginnings::told_by(&history);
+    let report = Report {
         options: options.clone(),
         seconds,
         faults: carried_out.faults,
         faults_in_vain: carried_out.in_vain,
         exclusion: check(&history),
-        tokens: check_tokens(&history, options.skew.is_zero()),
+        tokens: check_tokens(&history, &beginnings),
+        strict_regressions: check_tokens(&history, &told).regressions,
+        unfounded: scene.memory.beginnings(keys()).unfounded(&history),
         tally: finished.tally,
         clients_failed: finished.failed,
         orphans,
+    };
+    if let Some(kept) = kept {
+        kept.write(&carried_out.done, &scene.memory, &report);
     }
+    report
 }
 
 /// Does what a client of [`run`] has to: locks and unlocks until its standard input ends.

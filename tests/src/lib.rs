@@ -28,12 +28,13 @@ mod process;
 mod proxy;
 mod server;
 pub mod simulation;
+
 mod tls;
 mod wait;
 
 pub use checker::{
-    Acquisition, Disorder, Event, Fence, History, Hold, Ledger, Overlap, Stamp, TokenVerdict,
-    Verdict, check, check_tokens,
+    Acquisition, Beginnings, Disorder, Event, Fence, History, Hold, Ledger, Overlap, Stamp,
+    TokenVerdict, Verdict, check, check_tokens,
 };
 pub use fake::{Command, FakeServer, Reply};
 pub use fleet::Fleet;

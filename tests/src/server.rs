@@ -11,6 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
 
 use crate::Certificates;
 use crate::process::Process;
@@ -173,6 +174,27 @@ impl RedisServer {
     pub fn set_clock(&self, ahead_millis: i64) {
         assert!(self.options.has_own_clock(), "the server was started with a clock of its own");
         clock::set(self.dir.path(), ahead_millis).expect("the file of the clock can be written");
+    }
+
+    /// Kills the server, cuts up to so many bytes off the end of its append-only file, and starts
+    /// it again on what is left. It must have been told `CONFIG SET appendonly yes`; afterwards it
+    /// keeps nothing on disk again.
+    pub async fn restart_torn(&self, bytes: u64) {
+        self.kill();
+        options::tear(self.dir.path(), bytes).expect("the append-only file can be cut");
+        let options = self.options.clone().config("appendonly", "yes");
+        let started = options.launch(&self.address, self.dir.path()).await;
+        let (process, admin) = started.unwrap_or_else(|error| panic!("{error}"));
+        *self.state.lock() =
+            State { process: Some(process), paused: false, admin: Some(Admin(admin)) };
+        let mut stop = redis::cmd("CONFIG");
+        stop.arg("SET").arg("appendonly").arg("no");
+        let deadline = Instant::now() + READY;
+        while let Err(error) = self.try_ask::<()>(&stop).await {
+            assert!(Instant::now() < deadline, "the server has not loaded its file: {error}");
+            sleep(Duration::from_millis(5)).await;
+        }
+        options::remove_append_only(self.dir.path()).expect("the append-only file can go");
     }
 
     /// Stops the process (SIGSTOP): it keeps its connections and its data, and answers nothing.

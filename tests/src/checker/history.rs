@@ -19,6 +19,9 @@ use serde::{Deserialize, Serialize};
 pub struct Stamp(u64);
 
 impl Stamp {
+    /// Later than every other one.
+    pub const END: Self = Self(u64::MAX);
+
     /// The present instant.
     #[must_use]
     pub fn now() -> Self {

@@ -46,30 +46,103 @@ pub struct Acquisition {
     pub by_clock: bool,
 }
 
+/// When tokens of a key began anew, from when to when: only wall clocks order what was under way or
+/// over by then and what came later.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Beginnings(BTreeMap<String, Vec<(Stamp, Stamp)>>);
+
+impl Beginnings {
+    /// They never did, or wall clocks agree.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Those of each key, in whatever order.
+    #[must_use]
+    pub fn of(keys: impl IntoIterator<Item = (String, Vec<(Stamp, Stamp)>)>) -> Self {
+        let joined = keys.into_iter().map(|(key, spans)| (key, joined(spans)));
+        Self(joined.filter(|(_, spans)| !spans.is_empty()).collect())
+    }
+
+    /// Those that the history itself tells: a lock of the key says that its token is owed to a
+    /// clock. Who was killed before saying so, or did not get the lock, is not among them.
+    #[must_use]
+    pub fn told_by(history: &History) -> Self {
+        let spans = |acquisitions: Vec<Acquisition>| {
+            let by_clock = acquisitions.into_iter().filter(|acquisition| acquisition.by_clock);
+            by_clock.map(|begins| (begins.requested, begins.returned)).collect()
+        };
+        Self::of(acquisitions(history).into_iter().map(|(key, of_key)| (key, spans(of_key))))
+    }
+
+    /// Those of a key, in order.
+    #[must_use]
+    pub fn of_key(&self, key: &str) -> &[(Stamp, Stamp)] {
+        self.0.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// The locks that owe their token to a clock although nothing began anew while they were asked
+    /// for.
+    #[must_use]
+    pub fn unfounded(&self, history: &History) -> Vec<Acquisition> {
+        let mut unfounded = Vec::new();
+        for (key, of_key) in acquisitions(history) {
+            let spans = self.of_key(&key);
+            unfounded.extend(of_key.into_iter().filter(|acquisition| {
+                let span = latest(spans, acquisition.returned);
+                acquisition.by_clock && span.is_none_or(|(_, end)| end < acquisition.requested)
+            }));
+        }
+        unfounded
+    }
+}
+
 /// Looks for tokens that were given twice for a key, and for those that went back: whoever asks
 /// when another already has the lock must get a greater token. It does not matter whether the
 /// holds overlap or how long they last.
 ///
-/// Where wall clocks do not agree, a token that is owed to one is a new beginning for all keys: it
-/// shows that a majority of the servers has lost its counters. What was had before it and what is had
-/// later are not compared. Not even of other keys: the first lock of such a key, whose token would
-/// say so as well, may have been somebody's who was killed with it.
+/// Two locks are not compared if the tokens of their key began anew after the first was asked for
+/// and before the second was had.
 #[must_use]
-pub fn check_tokens(history: &History, clocks_agree: bool) -> TokenVerdict {
+pub fn check_tokens(history: &History, beginnings: &Beginnings) -> TokenVerdict {
     let mut verdict = TokenVerdict::default();
-    let by_key = acquisitions(history);
-    let beginnings = match clocks_agree {
-        true => Vec::new(),
-        false => beginnings(by_key.values().flatten()),
-    };
-    for (key, by_return) in &by_key {
-        let of_key = OfKey { key, by_return, beginnings: &beginnings };
+    for (key, by_return) in acquisitions(history) {
         verdict.checked += by_return.len();
         verdict.by_clock += by_return.iter().filter(|acquisition| acquisition.by_clock).count();
-        verdict.duplicates.extend(of_key.duplicates());
-        verdict.regressions.extend(of_key.regressions());
+        let spans = beginnings.of_key(&key);
+        for order in
+            by_return.chunk_by(|a, b| latest(spans, a.returned) == latest(spans, b.returned))
+        {
+            let began = latest(spans, order[0].returned).map(|(_, end)| end);
+            let compared: Vec<_> = order
+                .iter()
+                .filter(|acquisition| began.is_none_or(|end| end < acquisition.requested))
+                .collect();
+            verdict.duplicates.extend(duplicates(&key, &compared));
+            verdict.regressions.extend(regressions(&key, &compared));
+        }
     }
     verdict
+}
+
+/// The last span that had begun by then.
+fn latest(spans: &[(Stamp, Stamp)], by: Stamp) -> Option<(Stamp, Stamp)> {
+    let count = spans.partition_point(|(start, _)| *start <= by);
+    count.checked_sub(1).map(|last| spans[last])
+}
+
+/// The same spans in order, those that overlap as one.
+fn joined(mut spans: Vec<(Stamp, Stamp)>) -> Vec<(Stamp, Stamp)> {
+    spans.sort_unstable();
+    let mut joined: Vec<(Stamp, Stamp)> = Vec::with_capacity(spans.len());
+    for (start, end) in spans {
+        match joined.last_mut() {
+            Some((_, last)) if start <= *last => *last = end.max(*last),
+            _ => joined.push((start, end)),
+        }
+    }
+    joined
 }
 
 /// The acquisitions by key, in the order in which they returned.
@@ -88,89 +161,44 @@ fn acquisitions(history: &History) -> BTreeMap<String, Vec<Acquisition>> {
     by_key
 }
 
-/// From when to when tokens began anew, in that order.
-fn beginnings<'a>(acquisitions: impl Iterator<Item = &'a Acquisition>) -> Vec<(Stamp, Stamp)> {
-    let by_clock = acquisitions.filter(|acquisition| acquisition.by_clock);
-    let mut beginnings: Vec<_> =
-        by_clock.map(|begins| (begins.requested, begins.returned)).collect();
-    beginnings.sort_unstable();
-    let mut latest = Stamp::default();
-    for (_, returned) in &mut beginnings {
-        latest = latest.max(*returned);
-        *returned = latest;
-    }
-    beginnings
-}
-
-struct OfKey<'a> {
-    key: &'a str,
-    by_return: &'a [Acquisition],
-    beginnings: &'a [(Stamp, Stamp)],
-}
-
-impl OfKey<'_> {
-    /// What returned before this is not to be compared with `acquisition`.
-    fn compared_since(&self, acquisition: &Acquisition) -> Stamp {
-        let begun = |(requested, _): &(Stamp, Stamp)| *requested <= acquisition.returned;
-        let count = self.beginnings.partition_point(begun);
-        let latest = count.checked_sub(1).map(|last| self.beginnings[last].1);
-        // One that is a beginning itself has nobody before it.
-        latest.unwrap_or_default()
-    }
-
-    fn duplicates(&self) -> Vec<Disorder> {
-        let mut last_with: HashMap<u64, &Acquisition> = HashMap::new();
-        let mut duplicates = Vec::new();
-        for second in self.by_return {
-            if let Some(first) = last_with.insert(second.token, second)
-                && first.returned >= self.compared_since(second)
-            {
-                duplicates.push(self.disorder(first, second));
-            }
+fn duplicates(key: &str, by_return: &[&Acquisition]) -> Vec<Disorder> {
+    let mut last_with: HashMap<u64, &Acquisition> = HashMap::new();
+    let mut duplicates = Vec::new();
+    for second in by_return {
+        if let Some(first) = last_with.insert(second.token, second) {
+            duplicates.push(disorder(key, first, second));
         }
-        duplicates
     }
-
-    fn regressions(&self) -> Vec<Disorder> {
-        let greatest_so_far = greatest_so_far(self.by_return);
-        let mut regressions = Vec::new();
-        for second in self.by_return {
-            let before = |stamp: Stamp| {
-                self.by_return.partition_point(|acquisition| acquisition.returned < stamp)
-            };
-            let (from, to) = (before(self.compared_since(second)), before(second.requested));
-            let greatest = match from {
-                _ if from >= to => continue,
-                0 => greatest_so_far[to - 1],
-                _ => greatest_so_far_of(&self.by_return[from..to]),
-            };
-            if let Some(first) = greatest
-                && first.token > second.token
-            {
-                regressions.push(self.disorder(first, second));
-            }
-        }
-        regressions
-    }
-
-    fn disorder(&self, first: &Acquisition, second: &Acquisition) -> Disorder {
-        Disorder { key: self.key.to_owned(), first: first.clone(), second: second.clone() }
-    }
+    duplicates
 }
 
-fn greatest_so_far_of(acquisitions: &[Acquisition]) -> Option<&Acquisition> {
-    acquisitions.iter().max_by_key(|acquisition| acquisition.token)
+fn regressions(key: &str, by_return: &[&Acquisition]) -> Vec<Disorder> {
+    let greatest_so_far = greatest_so_far(by_return);
+    let mut regressions = Vec::new();
+    for second in by_return {
+        let before = by_return.partition_point(|first| first.returned < second.requested);
+        if let Some(first) = before.checked_sub(1).map(|last| greatest_so_far[last])
+            && first.token > second.token
+        {
+            regressions.push(disorder(key, first, second));
+        }
+    }
+    regressions
+}
+
+fn disorder(key: &str, first: &Acquisition, second: &Acquisition) -> Disorder {
+    Disorder { key: key.to_owned(), first: first.clone(), second: second.clone() }
 }
 
 /// For each acquisition, the one with the greatest token up to it.
-fn greatest_so_far(by_return: &[Acquisition]) -> Vec<Option<&Acquisition>> {
-    let greatest = by_return.iter().scan(None, |greatest: &mut Option<&Acquisition>, next| {
-        if greatest.is_none_or(|greatest| next.token > greatest.token) {
-            *greatest = Some(next);
-        }
-        Some(*greatest)
+fn greatest_so_far<'a>(by_return: &[&'a Acquisition]) -> Vec<&'a Acquisition> {
+    let mut greatest: Option<&Acquisition> = None;
+    let so_far = by_return.iter().map(|next| {
+        let greater = greatest.filter(|greatest| greatest.token >= next.token).unwrap_or(next);
+        greatest = Some(greater);
+        greater
     });
-    greatest.collect()
+    so_far.collect()
 }
 
 #[cfg(test)]
@@ -185,15 +213,19 @@ mod tests {
 
     /// Asked for, had, token.
     fn verdict(acquisitions: &[(u64, u64, u64)]) -> (usize, usize, usize) {
-        by_clock(acquisitions, None, true)
+        began(acquisitions, &[])
     }
 
-    /// The same, where one of them owes its token to a clock.
-    fn by_clock(
-        acquisitions: &[(u64, u64, u64)],
-        by_clock: Option<u64>,
-        clocks_agree: bool,
-    ) -> (usize, usize, usize) {
+    /// The same, where tokens began anew.
+    fn began(acquisitions: &[(u64, u64, u64)], spans: &[(u64, u64)]) -> (usize, usize, usize) {
+        let spans = spans.iter().map(|(from, to)| (at(*from), at(*to))).collect();
+        let beginnings = Beginnings::of([("k".to_owned(), spans)]);
+        let verdict = check_tokens(&history(acquisitions, None), &beginnings);
+        (verdict.checked, verdict.duplicates.len(), verdict.regressions.len())
+    }
+
+    /// The acquisitions of one key, where one token is owed to a clock.
+    fn history(acquisitions: &[(u64, u64, u64)], by_clock: Option<u64>) -> History {
         let history = History::new();
         for (requested, returned, token) in acquisitions {
             history.record(Event::Acquired {
@@ -208,8 +240,7 @@ mod tests {
                 }),
             });
         }
-        let verdict = check_tokens(&history, clocks_agree);
-        (verdict.checked, verdict.duplicates.len(), verdict.regressions.len())
+        history
     }
 
     #[test]
@@ -237,25 +268,51 @@ mod tests {
     }
 
     #[test]
-    fn a_token_by_clock_begins_anew_unless_the_clocks_agree() {
+    fn what_was_before_a_new_beginning_is_not_compared_with_what_comes_after() {
         let history = [(0, 10, 9), (20, 30, 5), (40, 50, 6), (60, 70, 7)];
-        assert_eq!(by_clock(&history, Some(5), true), (4, 0, 3));
-        assert_eq!(by_clock(&history, Some(5), false), (4, 0, 0));
-        assert_eq!(
-            by_clock(&history, Some(6), false),
-            (4, 0, 1),
-            "what was before it still counts"
-        );
-        let after = [(0, 10, 1), (20, 30, 5), (40, 50, 6), (60, 70, 5)];
-        assert_eq!(by_clock(&after, Some(5), false), (4, 0, 0), "both are beginnings");
+        assert_eq!(began(&history, &[]), (4, 0, 3));
+        assert_eq!(began(&history, &[(12, 15)]), (4, 0, 0));
+        assert_eq!(began(&history, &[(32, 35)]), (4, 0, 1), "what was before it still counts");
+        assert_eq!(began(&history, &[(72, 75)]), (4, 0, 3), "and so do those that came too early");
         let smaller = [(0, 10, 9), (20, 30, 5), (40, 50, 4)];
-        assert_eq!(by_clock(&smaller, Some(5), false), (3, 0, 1), "smaller than the new beginning");
+        assert_eq!(began(&smaller, &[(12, 15)]), (3, 0, 1), "smaller than the new beginning");
+        let twice = [(0, 10, 9), (20, 30, 9), (40, 50, 9)];
+        assert_eq!(began(&twice, &[(12, 15)]), (3, 1, 0));
     }
 
     #[test]
     fn what_was_under_way_when_the_tokens_began_anew_is_not_compared() {
         let under_way = [(0, 10, 9), (20, 45, 5), (30, 60, 3), (70, 80, 6)];
-        assert_eq!(by_clock(&under_way, Some(5), false), (4, 0, 0));
+        assert_eq!(began(&under_way, &[(25, 31)]), (4, 0, 0));
+        assert_eq!(began(&under_way, &[(25, 29)]), (4, 0, 0), "begun before the other returned");
+        let after = [(0, 10, 9), (20, 25, 5), (30, 60, 3)];
+        assert_eq!(began(&after, &[(12, 15)]), (3, 0, 1));
+    }
+
+    #[test]
+    fn new_beginnings_that_overlap_are_one() {
+        let history = [(0, 10, 9), (26, 30, 5)];
+        assert_eq!(began(&history, &[(20, 28), (12, 25)]), (2, 0, 0));
+        assert_eq!(joined(vec![(at(5), at(9)), (at(1), at(6)), (at(20), at(30))]).len(), 2);
+    }
+
+    #[test]
+    fn a_history_tells_only_those_beginnings_that_somebody_lived_to_see() {
+        let told = history(&[(0, 10, 9), (20, 30, 5), (40, 50, 6)], Some(5));
+        assert_eq!(Beginnings::told_by(&told).of_key("k"), [(at(20), at(30))]);
+        assert_eq!(check_tokens(&told, &Beginnings::told_by(&told)).regressions, []);
+        let unseen = history(&[(0, 10, 9), (40, 50, 6)], None);
+        assert_eq!(check_tokens(&unseen, &Beginnings::told_by(&unseen)).regressions.len(), 1);
+    }
+
+    #[test]
+    fn a_token_by_clock_where_nothing_began_anew_is_unfounded() {
+        let history = history(&[(0, 10, 9), (20, 30, 5)], Some(5));
+        let beginnings = |from, to| Beginnings::of([("k".to_owned(), vec![(at(from), at(to))])]);
+        assert_eq!(Beginnings::none().unfounded(&history).len(), 1);
+        assert_eq!(beginnings(12, 15).unfounded(&history).len(), 1);
+        assert_eq!(beginnings(12, 25).unfounded(&history).len(), 0);
+        assert_eq!(beginnings(31, 35).unfounded(&history).len(), 1);
     }
 
     #[test]
@@ -271,13 +328,13 @@ mod tests {
             });
         }
         let checked = TokenVerdict { checked: 2, ..TokenVerdict::default() };
-        assert_eq!(check_tokens(&history, true), checked);
+        assert_eq!(check_tokens(&history, &Beginnings::none()), checked);
     }
 
     #[test]
     fn a_history_without_tokens_has_none_to_check() {
         let history = History::new();
         history.acquired("k", "c", at(10));
-        assert_eq!(check_tokens(&history, true), TokenVerdict::default());
+        assert_eq!(check_tokens(&history, &Beginnings::none()), TokenVerdict::default());
     }
 }

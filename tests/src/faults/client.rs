@@ -35,6 +35,8 @@ pub(super) struct Job {
     pub(super) name: String,
     pub(super) urls: Vec<String>,
     pub(super) guard: Switch,
+    /// The number of the configuration.
+    pub(super) epoch: u32,
     pub(super) ttl: Duration,
     pub(super) hold: Duration,
     pub(super) keys: usize,
@@ -84,7 +86,12 @@ pub(super) async fn lock(job: Job) {
         told.send_replace(true);
     });
     let redlock = subject::client(&job);
-    subject::answers(&redlock).await;
+    let mut stopped = stop.subscribe();
+    tokio::select! {
+        () = subject::answers(&redlock) => {}
+        // Its configuration may be out of date already: no server answers that.
+        _ = stopped.wait_for(|stop| *stop) => {}
+    }
     println!("{READY}");
 
     let job = Arc::new(job);

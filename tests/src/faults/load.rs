@@ -22,6 +22,7 @@ pub(super) struct Load {
     program: PathBuf,
     places: Vec<Mutex<Place>>,
     killed: Mutex<Vec<String>>,
+    ended: Mutex<Finished>,
 }
 
 /// Where one client after the other has its connections.
@@ -65,6 +66,7 @@ impl Load {
                 name,
                 urls: network.urls(client),
                 guard: options.guard,
+                epoch: 0,
                 ttl: *options.ttl,
                 hold: options.hold(),
                 keys: options.keys,
@@ -81,7 +83,8 @@ impl Load {
             let said = place.get_mut().process.says().await;
             assert_eq!(said.as_deref(), Some(READY), "a client is ready");
         }
-        Self { program: program.to_owned(), places, killed: Mutex::default() }
+        let (killed, ended) = (Mutex::default(), Mutex::default());
+        Self { program: program.to_owned(), places, killed, ended }
     }
 
     /// Stops a client for a while (SIGSTOP, SIGCONT).
@@ -97,16 +100,25 @@ impl Load {
         let mut place = self.places[client].lock().await;
         place.process.child.kill().await.expect("SIGKILL reaches the client");
         self.killed.lock().await.push(place.job.name.clone());
-        place.generation += 1;
-        place.job.name = format!("c{client}.{}", place.generation);
-        place.job.history = place.job.history.with_file_name(&place.job.name);
-        place.job.seed += 1;
-        place.process = Process::start(&self.program, &place.job);
+        place.start_another(client, &self.program);
+    }
+
+    /// Ends one client after the other, and starts others in their places that use the servers
+    /// under this number.
+    pub(super) async fn change_to(&self, epoch: u32) {
+        for (client, place) in self.places.iter().enumerate() {
+            let mut place = place.lock().await;
+            drop(place.process.child.stdin.take());
+            let told = place.process.end().await;
+            self.ended.lock().await.count(told);
+            place.job.epoch = epoch;
+            place.start_another(client, &self.program);
+        }
     }
 
     /// Tells all clients to release what they hold and to end, and waits for that.
     pub(super) async fn finish(&self) -> Finished {
-        let mut finished = Finished::default();
+        let mut finished = std::mem::take(&mut *self.ended.lock().await);
         let mut places = Vec::new();
         for place in &self.places {
             let mut place = place.lock().await;
@@ -114,14 +126,30 @@ impl Load {
             places.push(place);
         }
         for mut place in places {
-            match place.process.end().await {
-                Some(tally) => finished.tally += tally,
-                None => finished.failed += 1,
-            }
+            finished.count(place.process.end().await);
         }
         finished.left_by = self.killed.lock().await.clone();
         finished.left_by.push(ABANDONED.to_owned());
         finished
+    }
+}
+
+impl Finished {
+    fn count(&mut self, told: Option<Tally>) {
+        match told {
+            Some(tally) => self.tally += tally,
+            None => self.failed += 1,
+        }
+    }
+}
+
+impl Place {
+    fn start_another(&mut self, client: usize, program: &Path) {
+        self.generation += 1;
+        self.job.name = format!("c{client}.{}", self.generation);
+        self.job.history = self.job.history.with_file_name(&self.job.name);
+        self.job.seed += 1;
+        self.process = Process::start(program, &self.job);
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a run is told.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -46,7 +47,7 @@ pub struct Options {
     /// Whether servers that lost their data are kept from voting.
     #[arg(long, value_enum, default_value_t = Switch::On)]
     pub guard: Switch,
-    /// The faults, separated by commas; all of them unless set.
+    /// The faults, separated by commas; all of them but `clock` unless set.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub only: Vec<Kind>,
     /// A fault begins this often on average.
@@ -63,6 +64,19 @@ pub struct Options {
     #[arg(long, default_value = "10s")]
     #[serde(serialize_with = "as_text")]
     pub skew: HumanDuration,
+    /// Judges tokens by what the locks say and not by what the servers knew: they may begin anew
+    /// only where a lock of the same key says that a clock ordered it. Whoever would have said so
+    /// may have been killed, so a run that ends well without this may fail with it.
+    #[arg(long)]
+    pub strict_tokens: bool,
+    /// Keeps the history, the faults, and which server did not know which counters, in this folder.
+    #[arg(long)]
+    #[serde(skip)]
+    pub keep: Option<PathBuf>,
+    /// Keeps what the servers execute as well. That is much, and slows them down.
+    #[arg(long, requires = "keep")]
+    #[serde(skip)]
+    pub monitor: bool,
     /// Makes the same plan of faults again. What becomes of it depends on the machine.
     #[arg(long, default_value_t = fastrand::u64(..1 << 53))]
     pub seed: u64,
@@ -98,9 +112,10 @@ impl Options {
     /// The kinds of faults to choose from.
     #[must_use]
     pub fn kinds(&self) -> Vec<Kind> {
-        let chosen = if self.only.is_empty() { Kind::value_variants() } else { &self.only };
-        let fits = |kind: &&Kind| self.locks_may_be_left() || **kind != Kind::KillClient;
-        chosen.iter().filter(fits).copied().collect()
+        let promised = Kind::value_variants().iter().copied().filter(|kind| kind.is_promised());
+        let mut chosen = if self.only.is_empty() { promised.collect() } else { self.only.clone() };
+        chosen.retain(|kind| self.locks_may_be_left() || !kind.takes_a_short_ttl());
+        chosen
     }
 
     pub(super) fn hold(&self) -> Duration {

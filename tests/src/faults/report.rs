@@ -6,7 +6,7 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use super::{Kind, Options, Orphan, Tally};
-use crate::{TokenVerdict, Verdict};
+use crate::{Acquisition, Disorder, TokenVerdict, Verdict};
 
 /// How many of a kind are shown in full.
 const SHOWN: usize = 5;
@@ -26,6 +26,10 @@ pub struct Report {
     pub exclusion: Verdict,
     /// Fencing tokens.
     pub tokens: TokenVerdict,
+    /// Tokens that are smaller than an earlier one, judged by what the locks say.
+    pub strict_regressions: Vec<Disorder>,
+    /// Tokens that are owed to a clock, they say, although a majority knew its counter.
+    pub unfounded: Vec<Acquisition>,
     /// What became of the attempts to lock.
     pub tally: Tally,
     /// Clients that did not end as they should.
@@ -50,6 +54,11 @@ impl Report {
         }
         none_of(self.tokens.duplicates.len(), "fencing tokens that were given before");
         none_of(self.tokens.regressions.len(), "fencing tokens smaller than an earlier one");
+        none_of(self.unfounded.len(), "fencing tokens by clock where a majority knew the last one");
+        if self.options.strict_tokens {
+            let what = "fencing tokens smaller than an earlier one, and no lock says why";
+            none_of(self.strict_regressions.len(), what);
+        }
         none_of(self.orphans.len(), "keys left behind");
         let unreleased = usize::try_from(self.tally.unreleased).unwrap_or(usize::MAX);
         none_of(unreleased, "commands that no server had confirmed when their client ended");
@@ -75,7 +84,7 @@ impl Report {
     #[must_use]
     pub fn to_json(&self) -> Value {
         let overlaps = self.exclusion.overlaps.iter().take(SHOWN);
-        let shown = |disorders: &[crate::Disorder]| json!(disorders[..disorders.len().min(SHOWN)]);
+        let shown = |disorders: &[Disorder]| json!(disorders[..disorders.len().min(SHOWN)]);
         json!({
             "options": self.options,
             "seconds": self.seconds,
@@ -88,8 +97,12 @@ impl Report {
             "tokens": self.tokens.checked,
             "tokens_by_clock": self.tokens.by_clock,
             "token_regressions": self.tokens.regressions.len(),
+            "token_regressions_strict": self.strict_regressions.len(),
+            "tokens_by_clock_unfounded": self.unfounded.len(),
             "token_duplicates": self.tokens.duplicates.len(),
             "first_token_regressions": shown(&self.tokens.regressions),
+            "first_token_regressions_strict": shown(&self.strict_regressions),
+            "first_tokens_by_clock_unfounded": json!(self.unfounded[..self.unfounded.len().min(SHOWN)]),
             "first_token_duplicates": shown(&self.tokens.duplicates),
             "orphans": self.orphans.len(),
             "first_orphans": self.orphans[..self.orphans.len().min(SHOWN)],

@@ -12,7 +12,7 @@ use crate::eventually;
 /// time to live.
 pub(super) async fn provision(options: &Options, urls: &[String]) {
     if options.guard == Switch::On {
-        let redlock = redlock(urls, options.guard, *options.ttl, "provision", 0.0);
+        let redlock = redlock(urls, options.guard, 0, *options.ttl, "provision", 0.0);
         eventually(Duration::from_secs(20), "the servers to be provisioned", async || {
             redlock.provision().await.map(|outcome| assert_eq!(outcome, Provisioned::New))
         })
@@ -21,10 +21,17 @@ pub(super) async fn provision(options: &Options, urls: &[String]) {
 }
 
 pub(super) fn client(job: &Job) -> Redlock {
-    redlock(&job.urls, job.guard, job.ttl, &job.name, job.clock_ahead)
+    redlock(&job.urls, job.guard, job.epoch, job.ttl, &job.name, job.clock_ahead)
 }
 
-fn redlock(urls: &[String], guard: Switch, ttl: Duration, label: &str, ahead: f64) -> Redlock {
+fn redlock(
+    urls: &[String],
+    guard: Switch,
+    epoch: u32,
+    ttl: Duration,
+    label: &str,
+    ahead: f64,
+) -> Redlock {
     let safety = match guard {
         Switch::On => Safety::Guarded,
         Switch::Off => Safety::Plain,
@@ -33,6 +40,7 @@ fn redlock(urls: &[String], guard: Switch, ttl: Duration, label: &str, ahead: f6
     // to each of which every client goes a way of its own.
     let config = Config::servers(urls.iter().map(String::as_str))
         .safety(safety)
+        .epoch(epoch)
         .clock(WrongClock { right: SystemClock::new(), ahead })
         .fleet("faults")
         .ttl(ttl)

@@ -1,6 +1,7 @@
 //! What a server is started with, and starting it.
 
 use std::fmt::{self, Write as _};
+use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -282,6 +283,24 @@ fn default_binary() -> String {
 
 pub(super) fn read_log(dir: &Path) -> String {
     std::fs::read_to_string(dir.join("log")).unwrap_or_default()
+}
+
+const APPEND_ONLY: &str = "appendonlydir";
+
+/// Cuts the end off what a server appended last.
+pub(super) fn tear(dir: &Path, bytes: u64) -> io::Result<()> {
+    for file in std::fs::read_dir(dir.join(APPEND_ONLY))? {
+        let path = file?.path();
+        if path.to_string_lossy().ends_with(".incr.aof") {
+            let file = File::options().write(true).open(path)?;
+            file.set_len(file.metadata()?.len().saturating_sub(bytes))?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn remove_append_only(dir: &Path) -> io::Result<()> {
+    std::fs::remove_dir_all(dir.join(APPEND_ONLY))
 }
 
 /// A free port below the range from which the kernel takes the ports of outgoing connections.
