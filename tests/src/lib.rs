@@ -28,7 +28,7 @@ mod process;
 mod proxy;
 mod server;
 pub mod simulation;
-
+pub mod soak;
 mod tls;
 mod wait;
 
