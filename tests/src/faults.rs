@@ -13,7 +13,10 @@
 //! calibration, without which a run that finds nothing would say nothing.
 //!
 //! Fencing tokens begin at what a wall clock shows, so clocks that agree put them in order and
-//! would hide it if nothing else did. Hence the clients' clocks do not agree.
+//! would hide it if nothing else did. Hence the clients' clocks do not agree. Where a majority of
+//! the servers did not know a counter, tokens begin anew. Somebody looks into the servers to know
+//! when that was: the lock that would tell may be one that was given up or whose holder was killed
+//! before anybody heard of it.
 
 mod audit;
 mod client;

@@ -17,7 +17,7 @@ const RECORD: u64 = 1024 + 16;
 
 /// More file descriptors, tasks or connections than before that are not yet a leak: a lock that is
 /// just under way, a connection that is replaced.
-const SLACK: u64 = 64;
+const SLACK: u64 = 32;
 
 /// What is taken for noise.
 const MIB: f64 = 1024.0 * 1024.0;

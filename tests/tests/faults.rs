@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use redlock_tests::faults::{Kind, Options, Report, Switch, run};
+use redlock_tests::{History, check};
 
 async fn run_for_a_few_seconds(options: Options) -> Report {
     let options = Options { seconds: 8, every: Duration::from_millis(250).into(), ..options };
@@ -29,4 +30,28 @@ async fn without_a_guard_two_hold_the_same_when_servers_lose_their_data() {
     let report = run_for_a_few_seconds(options).await;
     assert!(!report.exclusion.overlaps.is_empty(), "nobody noticed");
     assert_eq!(report.orphans, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_kept_can_be_judged_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = Some(folder.path().to_owned());
+    let wanted =
+        Options { keep, monitor: true, tasks: 8, keys: 40, hot: Some(2), ..Options::new() };
+    let report = run_for_a_few_seconds(wanted).await;
+    let history = History::read_all(&folder.path().join("history")).unwrap();
+    assert_eq!(check(&history), report.exclusion);
+    let lines = |name: &str| {
+        std::fs::read_to_string(folder.path().join(name)).unwrap().lines().count() as u64
+    };
+    assert_eq!(lines("faults.jsonl"), report.fault_count() + report.faults_in_vain);
+    assert!(lines("unknown-counters.jsonl") > 0, "no server forgot anything");
+    assert!(lines("server-0.monitor") > 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_whose_clocks_are_set_give_a_lock_away_twice() {
+    let options = Options { only: vec![Kind::Clock], guard: Switch::Off, ..Options::new() };
+    let report = run_for_a_few_seconds(options).await;
+    assert!(!report.exclusion.overlaps.is_empty(), "nobody noticed");
 }
