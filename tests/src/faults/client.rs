@@ -157,7 +157,11 @@ impl Holder {
         let patience = if impatient { self.share_of(self.job.hold) } else { Duration::MAX };
 
         let requested = Stamp::now();
-        let Ok(guard) = timeout(patience, request).await else {
+        let acquired = tokio::select! {
+            acquired = timeout(patience, request) => acquired.ok(),
+            _ = stop.wait_for(|stop| *stop) => None,
+        };
+        let Some(guard) = acquired else {
             self.tally.cancelled += 1;
             return Ok(());
         };
