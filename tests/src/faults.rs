@@ -20,7 +20,6 @@
 
 mod audit;
 mod client;
-mod clock;
 mod kept;
 mod load;
 mod memory;
@@ -63,8 +62,7 @@ pub async fn run(options: &Options, program: &Path) -> Report {
     let mut server = RedisServer::options().config("repl-diskless-sync-delay", "0");
     let directory = TempDir::new().expect("a temporary directory");
     if options.kinds().contains(&Kind::Clock) {
-        let binary = clock::server(directory.path()).expect("servers with a clock of their own");
-        server = server.binary(&binary.to_string_lossy());
+        server = server.own_clock();
     }
     let fleet = Fleet::start_with(options.nodes, server).await;
     let network = Network::start(&fleet, options.clients).await;

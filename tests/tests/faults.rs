@@ -55,3 +55,18 @@ async fn servers_whose_clocks_are_set_give_a_lock_away_twice() {
     let report = run_for_a_few_seconds(options).await;
     assert!(!report.exclusion.overlaps.is_empty(), "nobody noticed");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_does_if_servers_whose_clocks_were_set_do_not_vote() {
+    let skew = Some(Duration::from_millis(30).into());
+    let one_at_a_time = Some(Duration::from_secs(2).into());
+    let options = Options {
+        only: vec![Kind::Clock],
+        max_clock_skew: skew,
+        spacing: one_at_a_time,
+        ..Options::new()
+    };
+    let report = run_for_a_few_seconds(options).await;
+    assert_eq!(report.problems(), Vec::<String>::new());
+    assert!(report.exclusion.holds > 0, "nobody got a lock");
+}

@@ -45,6 +45,7 @@ pub(super) struct Job {
     pub(super) tasks: u64,
     /// How many seconds its wall clock is ahead of the true one.
     pub(super) clock_ahead: f64,
+    pub(super) max_clock_skew: Option<Duration>,
     /// Whether some locks are left to expire.
     pub(super) abandon: bool,
     pub(super) seed: u64,

@@ -72,7 +72,11 @@ impl Load {
                 keys: options.keys,
                 hot: options.hot.unwrap_or(options.keys).min(options.keys),
                 tasks: options.tasks,
-                clock_ahead: options.skew.as_secs_f64() * (2.0 * random.f64() - 1.0),
+                clock_ahead: match options.max_clock_skew {
+                    Some(_) => 0.0,
+                    None => options.skew.as_secs_f64() * (2.0 * random.f64() - 1.0),
+                },
+                max_clock_skew: options.max_clock_skew.map(Into::into),
                 abandon: options.locks_may_be_left(),
                 seed: random.u64(..1 << 53),
             };

@@ -14,7 +14,7 @@ use super::load::Load;
 use super::memory::Memory;
 use super::network::Network;
 use super::plan::Plan;
-use super::{Fault, Kind, clock};
+use super::{Fault, Kind};
 use crate::{Fleet, RedisServer, Stamp};
 
 /// How long a replica may take to get the data of its primary.
@@ -22,6 +22,9 @@ const SYNC: Duration = Duration::from_secs(2);
 
 /// How much of an append-only file is lost at most.
 const TORN: u32 = 16 * 1024;
+
+/// By how much a clock is set, in milliseconds.
+const AHEAD: [i64; 3] = [-2_000, 2_000, 5_000];
 
 /// What faults happen to.
 #[derive(Debug)]
@@ -152,6 +155,12 @@ impl Scene {
             }
             Kind::Flush => server.try_ask(&cmd("FLUSHALL")).await,
             Kind::Torn => tear(server, fault).await,
+            Kind::Clock => {
+                server.set_clock(AHEAD[fault.delay.subsec_micros() as usize % AHEAD.len()]);
+                sleep(fault.lasts).await;
+                server.set_clock(0);
+                Ok(())
+            }
             _ => self.promote(fault.node).await,
         }
     }
@@ -191,7 +200,6 @@ impl Scene {
                 sleep(fault.lasts).await;
                 Ok(())
             }
-            Kind::Clock => clock::set(server, fault.delay).await,
             Kind::Scripts => server.try_ask(cmd("SCRIPT").arg("FLUSH")).await,
             Kind::ClientKill => {
                 let mut kill = cmd("CLIENT");

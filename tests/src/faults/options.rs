@@ -64,6 +64,11 @@ pub struct Options {
     #[arg(long, default_value = "10s")]
     #[serde(serialize_with = "as_text")]
     pub skew: HumanDuration,
+    /// By how much the clocks of servers may be wrong without a vote being refused; nobody looks
+    /// unless set. The clocks of the clients are right then.
+    #[arg(long)]
+    #[serde(skip)]
+    pub max_clock_skew: Option<HumanDuration>,
     /// Judges tokens by what the locks say and not by what the servers knew: they may begin anew
     /// only where a lock of the same key says that a clock ordered it. Whoever would have said so
     /// may have been killed, so a run that ends well without this may fail with it.

@@ -49,16 +49,16 @@ pub enum Kind {
     PauseWrites,
     /// One client after the other ends and is replaced by one of a new configuration.
     Epoch,
-    /// The wall clock of a server is set by seconds. Not among the faults unless asked for: neither
-    /// plain nor guarded locks stand it.
+    /// The wall clock of a server is wrong by seconds for a while. Not among the faults unless asked
+    /// for: a lock stands it only with `max_clock_skew`.
     Clock,
 }
 
 impl Kind {
-    /// Whether a server loses what it knew of the locks.
+    /// Whether a server loses what it knew of the locks: one whose clock is ahead drops them.
     #[must_use]
     pub fn loses_data(self) -> bool {
-        matches!(self, Self::Kill | Self::Flush | Self::Promote | Self::Torn)
+        matches!(self, Self::Kill | Self::Flush | Self::Promote | Self::Torn | Self::Clock)
     }
 
     /// Whether a lock is to stand it.
@@ -85,6 +85,7 @@ impl Kind {
                 | Self::DropReply
                 | Self::Oom
                 | Self::Torn
+                | Self::Clock
                 | Self::Acl
                 | Self::PauseAll
                 | Self::PauseWrites

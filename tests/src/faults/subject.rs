@@ -12,7 +12,8 @@ use crate::eventually;
 /// time to live.
 pub(super) async fn provision(options: &Options, urls: &[String]) {
     if options.guard == Switch::On {
-        let redlock = redlock(urls, options.guard, 0, *options.ttl, "provision", 0.0);
+        let skew = options.max_clock_skew.map(Into::into);
+        let redlock = redlock(urls, options.guard, 0, *options.ttl, "provision", (0.0, skew));
         eventually(Duration::from_secs(20), "the servers to be provisioned", async || {
             redlock.provision().await.map(|outcome| assert_eq!(outcome, Provisioned::New))
         })
@@ -21,7 +22,8 @@ pub(super) async fn provision(options: &Options, urls: &[String]) {
 }
 
 pub(super) fn client(job: &Job) -> Redlock {
-    redlock(&job.urls, job.guard, job.epoch, job.ttl, &job.name, job.clock_ahead)
+    let clocks = (job.clock_ahead, job.max_clock_skew);
+    redlock(&job.urls, job.guard, job.epoch, job.ttl, &job.name, clocks)
 }
 
 fn redlock(
@@ -30,7 +32,7 @@ fn redlock(
     epoch: u32,
     ttl: Duration,
     label: &str,
-    ahead: f64,
+    (ahead, max_clock_skew): (f64, Option<Duration>),
 ) -> Redlock {
     let safety = match guard {
         Switch::On => Safety::Guarded,
@@ -48,6 +50,10 @@ fn redlock(
         .retry_interval(Duration::from_millis(5), Duration::from_millis(50))
         .reconnection_interval(Duration::from_millis(10), Duration::from_millis(100))
         .label(label);
+    let config = match max_clock_skew {
+        Some(skew) => config.max_clock_skew(skew),
+        None => config,
+    };
     Redlock::new(config.build().expect("a configuration"))
 }
 
