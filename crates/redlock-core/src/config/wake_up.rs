@@ -13,6 +13,7 @@ pub enum WakeUp {
     #[default]
     Push,
     /// Nobody tells: a request asks again after the pauses of
-    /// [`retry_interval`](crate::ConfigBuilder::retry_interval).
+    /// [`retry_interval`](crate::ConfigBuilder::retry_interval). Better where dozens of processes
+    /// wait for one key all the time: each of them is told of every release, and asks.
     Poll,
 }
