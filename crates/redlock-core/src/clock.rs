@@ -89,8 +89,7 @@ impl SystemClock {
 impl Clock for SystemClock {
     #[cfg(target_os = "linux")]
     fn now(&self) -> Moment {
-        let boot = linux::boottime();
-        Moment(boot + self.steps.observe(boot, linux::realtime()))
+        self.steps.moment(linux::realtime, linux::boottime)
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -109,6 +108,8 @@ mod linux {
     use std::time::Duration;
 
     use rustix::time::{ClockId, Timespec, clock_gettime};
+
+    use super::Moment;
 
     pub(super) fn boottime() -> Duration {
         duration(clock_gettime(ClockId::Boottime))
@@ -130,6 +131,18 @@ mod linux {
     }
 
     impl ForwardSteps {
+        /// Looks at both clocks, at the wall clock first: who is held up in between must not take
+        /// that for a step.
+        pub(super) fn moment(
+            &self,
+            realtime: impl FnOnce() -> Duration,
+            boottime: impl FnOnce() -> Duration,
+        ) -> Moment {
+            let real = realtime();
+            let boot = boottime();
+            Moment(boot + self.observe(boot, real))
+        }
+
         pub(super) fn observe(&self, boot: Duration, real: Duration) -> Duration {
             let offset = nanos(real).saturating_sub(nanos(boot));
             let start = *self.offset_at_start.get_or_init(|| offset);
@@ -182,6 +195,8 @@ pub(crate) async fn sleep_until(clock: &dyn Clock, moment: Moment) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -213,6 +228,17 @@ mod tests {
         assert_eq!(steps.observe(boot, stepped), Duration::from_secs(60));
         let back = real - Duration::from_secs(500);
         assert_eq!(steps.observe(boot, back), Duration::from_secs(60));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_that_is_held_up_between_two_looks_has_seen_no_step() {
+        let (steps, time) = (linux::ForwardSteps::default(), Cell::new(Duration::from_secs(100)));
+        let look = |held_up: Duration| time.replace(time.get() + held_up);
+        let moment = |held_up| steps.moment(|| look(held_up), || look(held_up));
+        let before = moment(Duration::ZERO);
+        moment(Duration::from_millis(20));
+        assert_eq!(moment(Duration::ZERO).since(before), Duration::from_millis(40));
     }
 
     #[tokio::test(start_paused = true)]

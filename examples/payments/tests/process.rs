@@ -158,7 +158,7 @@ async fn what_was_recorded_is_shown_to_prometheus() {
         r#"payments_requests_total{outcome="charged"} 1"#,
         r#"payments_requests_total{outcome="replayed"} 1"#,
         r#"payments_request_duration_seconds_count{outcome="charged"} 1"#,
-        r#"redlock_acquire_total{outcome="acquired"} 1"#,
+        r#"redlock_acquire_total{outcome="acquired"} 2"#,
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
     }

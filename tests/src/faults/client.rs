@@ -228,10 +228,13 @@ impl Holder {
             let at = Stamp::now();
             if guard.remaining().is_zero() {
                 let reason = guard.lost_reason();
-                if reason != Some(LostReason::Expired) {
+                let told = match reason {
+                    // It may end sooner than was noted, if a clock was set forward meanwhile.
+                    Some(LostReason::Expired) => at,
                     // Told by the servers, and a little later by us.
-                    self.released(belief, belief.seen_valid);
-                }
+                    _ => belief.seen_valid,
+                };
+                self.released(belief, told);
                 return reason;
             }
             belief.seen_valid = at;
