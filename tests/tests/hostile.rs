@@ -11,9 +11,12 @@ use redlock_tests::Fleet;
 /// Long enough for a slow machine.
 const HANG: Duration = Duration::from_secs(60);
 
+/// What is left behind must not expire before it is found.
+const TTL: Duration = Duration::from_secs(600);
+
 async fn provisioned(fleet: &Fleet) -> Redlock {
     let config = Config::servers(fleet.urls())
-        .ttl(HANG)
+        .ttl(TTL)
         .node_deadline(Duration::from_secs(15))
         .key_prefix("shop:")
         .label("hostile");

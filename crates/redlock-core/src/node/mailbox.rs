@@ -306,6 +306,18 @@ mod tests {
     }
 
     #[test]
+    fn a_release_that_is_lost_with_its_acquisition_is_a_debt_and_no_doubt() {
+        let (mailbox, token) = (Mailbox::default(), Token::generate("me").unwrap());
+        mailbox.push(acquire(&token));
+        mailbox.push(command(Op::Release, &token));
+        let lost = mailbox.take(9);
+        mailbox.lost(lost, &NodeAnswer::TimedOut);
+        let state = mailbox.state.lock();
+        assert!(state.doubtful.is_empty());
+        assert_eq!(state.debts.len(), 1);
+    }
+
+    #[test]
     fn what_was_answered_is_released_as_ever_and_debts_leave_no_doubt() {
         let (mailbox, token) = (Mailbox::default(), Token::generate("me").unwrap());
         mailbox.push([acquire(&token)]);

@@ -19,6 +19,9 @@ use tower::ServiceExt;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long an answer may take: a test that waits for ever tells nothing.
+const ANSWERED: Duration = Duration::from_secs(120);
+
 /// Where handlers stand until the test lets them go on.
 #[derive(Clone)]
 pub struct Gate(Arc<Counts>);
@@ -90,8 +93,10 @@ impl Gate {
     }
 }
 
+/// Panics if there is no answer in time.
 pub async fn send(app: Router, request: http::request::Builder) -> Response {
-    app.oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    let answer = app.oneshot(request.body(Body::empty()).unwrap());
+    timeout(ANSWERED, answer).await.expect("an answer in time").unwrap()
 }
 
 pub async fn text(response: Response) -> String {
