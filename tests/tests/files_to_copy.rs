@@ -1,4 +1,5 @@
 //! The files in `docs/redis` are ones that a server starts with and locks can be taken on.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::time::Duration;
 

@@ -308,8 +308,8 @@ mod tests {
     #[test]
     fn a_release_that_is_lost_with_its_acquisition_is_a_debt_and_no_doubt() {
         let (mailbox, token) = (Mailbox::default(), Token::generate("me").unwrap());
-        mailbox.push(acquire(&token));
-        mailbox.push(command(Op::Release, &token));
+        mailbox.push([acquire(&token)]);
+        mailbox.push([command(Op::Release, &token)]);
         let lost = mailbox.take(9);
         mailbox.lost(lost, &NodeAnswer::TimedOut);
         let state = mailbox.state.lock();
