@@ -71,16 +71,18 @@ async fn main() -> ExitCode {
 
 async fn provide(args: ProviderArgs) -> Result<(), Box<dyn Error>> {
     let ProviderArgs { address, latency_ms, fail_before, fail_after } = args;
+    let asked_to_stop = asked_to_stop()?;
     let listener = TcpListener::bind(address).await?;
     println!("provider: http://{}", listener.local_addr()?);
     let simulation = Simulation::new(Behaviour { latency_ms, fail_before, fail_after });
     tokio::select! {
         ended = simulation.serve(listener) => Ok(ended?),
-        asked = asked_to_stop() => Ok(asked?),
+        () = asked_to_stop => Ok(()),
     }
 }
 
 async fn serve(with_redis: Option<usize>) -> Result<(), Box<dyn Error>> {
+    let asked_to_stop = asked_to_stop()?;
     let settings = Settings::from_env()?;
     let metrics = PrometheusBuilder::new().install_recorder()?;
     let store = Store::open(&settings.database).await.map_err(|error| {
@@ -138,7 +140,7 @@ async fn serve(with_redis: Option<usize>) -> Result<(), Box<dyn Error>> {
         ended = &mut simulated => return Ok(ended?),
         () = recovery => {}
         () = upkeep(&metrics) => {}
-        asked = asked_to_stop() => asked?,
+        () = asked_to_stop => {}
     }
     println!("payments: finishing what has begun");
     stop.send(()).unwrap_or_default();
@@ -205,14 +207,17 @@ async fn upkeep(metrics: &metrics_exporter_prometheus::PrometheusHandle) {
     }
 }
 
-async fn asked_to_stop() -> io::Result<()> {
+/// Listens for signals from now on, before anybody can reach the service: one that came sooner
+/// would end it in the middle of what has begun.
+fn asked_to_stop() -> io::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 fn odd(value: &str) -> Result<usize, String> {
