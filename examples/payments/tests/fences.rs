@@ -69,7 +69,14 @@ impl Service {
 }
 
 async fn send(app: Router, path: &str, body: Body) -> (u16, String) {
-    let request = Request::post(path).header("idempotency-key", "k").body(body).unwrap();
+    answer(app, request(path, body)).await
+}
+
+fn request(path: &str, body: Body) -> Request<Body> {
+    Request::post(path).header("idempotency-key", "k").body(body).unwrap()
+}
+
+async fn answer(app: Router, request: Request<Body>) -> (u16, String) {
     let response = app.oneshot(request).await.unwrap();
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -119,14 +126,17 @@ async fn a_payment_that_was_taken_up_by_a_later_request_is_finished_by_that_one_
     database: Database,
 ) {
     let service = Service::start(database).await;
-    let pay = |app: &Router| {
-        let body = Body::from(r#"{"account":"alice","amount_cents":10}"#);
-        let app = app.clone();
-        async move { send(app, "/payments", body).await }
+    let pay = |app: &Router, provider_takes_millis: &str| {
+        let payment = Body::from(r#"{"account":"alice","amount_cents":10}"#);
+        let mut request = request("/payments", payment);
+        let delay = provider_takes_millis.parse().unwrap();
+        request.headers_mut().insert("x-provider-delay", delay);
+        answer(app.clone(), request)
     };
-    let first = tokio::spawn(pay(&service.one));
+    let first = tokio::spawn(pay(&service.one, "1000"));
     let fence = service.fence_above(0).await;
-    let second = tokio::spawn(pay(&service.two));
+    // It is to finish after the first has tried to.
+    let second = tokio::spawn(pay(&service.two, "4000"));
     let later = service.fence_above(fence).await;
     let (status, body) = first.await.unwrap();
     assert_eq!(status, 409, "{body}");
@@ -136,7 +146,11 @@ async fn a_payment_that_was_taken_up_by_a_later_request_is_finished_by_that_one_
     assert_eq!(status, 201, "{charged}");
     assert_eq!((service.balance().await, service.simulation.charges()), (99_990, 1));
     assert_eq!(service.fence_above(fence).await, later);
-    assert_eq!(pay(&service.one).await, (201, charged), "and the first has it on asking again");
+    assert_eq!(
+        pay(&service.one, "0").await,
+        (201, charged),
+        "and the first has it on asking again"
+    );
 }
 
 async fn nobody_writes_under_a_lock_that_has_no_token(database: Database) {
