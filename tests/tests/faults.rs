@@ -12,7 +12,9 @@ async fn run_for_a_few_seconds(options: Options) -> Report {
     let options = Options { seconds: 8, every: Duration::from_millis(250).into(), ..options };
     let report = run(&options, Path::new(env!("CARGO_BIN_EXE_faults"))).await;
     println!("{report}");
-    assert!(report.fault_count() > 10, "hardly any faults");
+    // One at a time takes time.
+    let few = if options.spacing.is_some() { 2 } else { 10 };
+    assert!(report.fault_count() > few, "hardly any faults");
     report
 }
 
