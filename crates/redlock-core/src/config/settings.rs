@@ -1,14 +1,13 @@
 //! A configuration read from a file. No error may repeat what stands where a password could be.
 
-use std::fmt;
-use std::marker::PhantomData;
+mod shape;
+
 use std::time::Duration;
 
-use serde::de::{
-    Deserialize, DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Visitor,
-    value::{MapAccessDeserializer, SeqAccessDeserializer},
-};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess};
 
+use self::shape::{Discreet, Flag, List, Number, Secret, discreet};
 use super::server::Server;
 use super::{CheckPolicy, Config, ConfigBuilder, ConfigError, Group, Safety, ServerCheck, WakeUp};
 use crate::ring::RingScheme;
@@ -227,69 +226,11 @@ impl From<ServerFields> for Server {
     }
 }
 
-/// A text that no error repeats: serde's own say what they found instead of a text.
-struct Secret(String);
-
-/// A number, and yes or no: what was written in their place may be a password on the wrong line.
-struct Number<N>(N);
-struct Flag(bool);
-
-impl<'de, N: TryFrom<u64>> Deserialize<'de> for Number<N> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        discreet(deserializer, "a number in its range")
-    }
-}
-
-impl<N: TryFrom<u64>> Discreet for Number<N> {
-    fn number(number: u64) -> Option<Self> {
-        number.try_into().ok().map(Self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Flag {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        discreet(deserializer, "true or false")
-    }
-}
-
-impl Discreet for Flag {
-    fn flag(flag: bool) -> Option<Self> {
-        Some(Self(flag))
-    }
-}
-
-/// A list of which no error repeats what was found instead.
-struct List<T>(Vec<T>);
-
 /// `"redis://…"` or `{ host = … }`.
 struct ServerSetting(Server);
 
 /// `[…]` or `{ name = …, servers = […] }`.
 struct GroupSetting(Group);
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        discreet(deserializer, "a text in quotes")
-    }
-}
-
-impl Discreet for Secret {
-    fn text(text: &str) -> Option<Self> {
-        Some(Self(text.into()))
-    }
-}
-
-impl<'de, T: DeserializeOwned> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        discreet(deserializer, "a list in brackets")
-    }
-}
-
-impl<T: DeserializeOwned> Discreet for List<T> {
-    fn list<'de, A: SeqAccess<'de>>(list: A) -> Result<Option<Self>, A::Error> {
-        Vec::deserialize(SeqAccessDeserializer::new(list)).map(|list| Some(Self(list)))
-    }
-}
 
 impl<'de> Deserialize<'de> for ServerSetting {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -324,87 +265,6 @@ impl Discreet for GroupSetting {
         let GroupFields { name, servers } =
             GroupFields::deserialize(MapAccessDeserializer::new(fields))?;
         Ok(Some(Self(Group::named(name, servers.0.into_iter().map(|server| server.0)))))
-    }
-}
-
-/// What can be read from one or several shapes. `None` means that the shape is a wrong one.
-trait Discreet: Sized {
-    fn text(_: &str) -> Option<Self> {
-        None
-    }
-
-    fn number(_: u64) -> Option<Self> {
-        None
-    }
-
-    fn flag(_: bool) -> Option<Self> {
-        None
-    }
-
-    fn list<'de, A: SeqAccess<'de>>(_: A) -> Result<Option<Self>, A::Error> {
-        Ok(None)
-    }
-
-    fn fields<'de, A: MapAccess<'de>>(_: A) -> Result<Option<Self>, A::Error> {
-        Ok(None)
-    }
-}
-
-fn discreet<'de, T: Discreet, D: Deserializer<'de>>(
-    deserializer: D,
-    expected: &'static str,
-) -> Result<T, D::Error> {
-    deserializer.deserialize_any(Shapes { expected, of: PhantomData })
-}
-
-struct Shapes<T> {
-    expected: &'static str,
-    of: PhantomData<T>,
-}
-
-impl<T> Shapes<T> {
-    fn wrong<E: Error>(&self) -> E {
-        E::custom(format_args!("expected {}, found something else", self.expected))
-    }
-}
-
-impl<'de, T: Discreet> Visitor<'de> for Shapes<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.expected)
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-        T::text(text).ok_or_else(|| self.wrong())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<T, A::Error> {
-        T::list(list)?.ok_or_else(|| self.wrong())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
-        T::fields(fields)?.ok_or_else(|| self.wrong())
-    }
-
-    fn visit_bool<E: Error>(self, flag: bool) -> Result<T, E> {
-        T::flag(flag).ok_or_else(|| self.wrong())
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<T, E> {
-        Err(self.wrong())
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
-        T::number(number).ok_or_else(|| self.wrong())
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<T, E> {
-        Err(self.wrong())
-    }
-
-    fn visit_bytes<E: Error>(self, _: &[u8]) -> Result<T, E> {
-        Err(self.wrong())
     }
 }
 
