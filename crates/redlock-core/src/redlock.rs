@@ -8,7 +8,6 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::Config;
 use crate::error::{Holding, LockError, NodeReport};
-use crate::fencing::bucket_of;
 use crate::guard::{Guard, Released};
 use crate::key::{IntoKey, Key};
 use crate::lease::Lease;
@@ -40,7 +39,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// ```
 #[derive(Clone)]
 pub struct Redlock {
-    service: Arc<Service>,
+    pub(crate) service: Arc<Service>,
 }
 
 /// What was left when a [`Redlock`] was closed.
@@ -75,24 +74,6 @@ pub struct Inspection {
     pub free_in: Option<Duration>,
     /// What each node of the group answered.
     pub nodes: Vec<NodeReport>,
-}
-
-/// How the servers of one group stand.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct GroupHealth {
-    /// Whether a majority of them can vote now: without it nothing can be locked in this group.
-    pub majority: bool,
-    /// What each server answered, in the order of the configuration.
-    pub nodes: Vec<NodeReport>,
-}
-
-impl GroupHealth {
-    /// How many servers can vote now.
-    #[must_use]
-    pub fn voting(&self) -> usize {
-        self.nodes.iter().filter(|node| node.answer.is_vote()).count()
-    }
 }
 
 impl Redlock {
@@ -360,63 +341,6 @@ impl Redlock {
         let held = nodes.iter().filter(|node| node.answer.is_held()).count();
         let held = held >= majority(nodes.len());
         Ok(Inspection { held, holder: holding.label, free_in: holding.free_in, nodes })
-    }
-
-    /// Whether locks can be taken now: a majority of every group answers, and may vote. It only
-    /// reads: a server that is full answers too.
-    ///
-    /// # Errors
-    ///
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) with the answers of the first group of which
-    /// no majority does; [`Closed`](crate::ErrorKind::Closed).
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future has no effect.
-    pub async fn ready(&self) -> Result<(), LockError> {
-        self.service.check_open()?;
-        let key = self.service.full_key(&Key::hashed("redlock:ready"));
-        for group in &self.service.groups {
-            self.service.ask(Op::Count { bucket: bucket_of(&key) }, group, &key).await?;
-        }
-        Ok(())
-    }
-
-    /// How the servers stand, for a readiness endpoint: of every group, in the order of the
-    /// configuration, whether a majority can vote, and what each server answered. Unlike
-    /// [`ready`](Self::ready) it waits for all of them, at most a node deadline for each group, and
-    /// servers that don't answer are no error.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
-    /// # let redlock = redlock_core::Redlock::in_memory();
-    /// let groups = redlock.health().await?;
-    /// assert!(groups.iter().all(|group| group.majority));
-    /// assert_eq!(groups[0].voting(), groups[0].nodes.len());
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Closed`](crate::ErrorKind::Closed); [`Unavailable`](crate::ErrorKind::Unavailable) if the
-    /// operating system gives no random bytes.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future has no effect.
-    pub async fn health(&self) -> Result<Vec<GroupHealth>, LockError> {
-        self.service.check_open()?;
-        let key = self.service.full_key(&Key::hashed("redlock:ready"));
-        let token = Token::generate(&self.config().label).map_err(LockError::no_randomness)?;
-        let mut health = Vec::with_capacity(self.service.groups.len());
-        for group in &self.service.groups {
-            let count = Op::Count { bucket: bucket_of(&key) };
-            let nodes = group.ask_each(count, &key, &token).await;
-            let mut group = GroupHealth { majority: false, nodes };
-            group.majority = group.voting() >= majority(group.nodes.len());
-            health.push(group);
-        }
-        Ok(health)
     }
 
     /// Puts servers to use that were just created: they vote at once. Without it a server that

@@ -21,7 +21,7 @@ pub(crate) async fn alive(State(app): State<App>) -> (StatusCode, Json<Value>) {
 pub(crate) async fn ready(State(app): State<App>) -> (StatusCode, Json<Value>) {
     let database = app.store.ready().await.is_ok();
     let groups = app.redlock.health().await.unwrap_or_default();
-    let ready = database && !groups.is_empty() && groups.iter().all(|group| group.majority);
+    let ready = database && !groups.is_empty() && groups.iter().all(GroupHealth::has_majority);
     let groups: Vec<Value> = groups.iter().map(show).collect();
     let body = json!({ "ready": ready, "database": database, "groups": groups });
     (status(ready), Json(body))
@@ -34,7 +34,7 @@ pub(crate) async fn metrics(State(Metrics(metrics)): State<Metrics>) -> Result<S
 
 fn show(group: &GroupHealth) -> Value {
     let servers: Vec<&str> = group.nodes.iter().map(|node| word(&node.answer)).collect();
-    json!({ "majority": group.majority, "servers": servers })
+    json!({ "majority": group.has_majority(), "servers": servers })
 }
 
 fn word(answer: &NodeAnswer) -> &'static str {
