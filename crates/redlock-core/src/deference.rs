@@ -28,24 +28,24 @@ impl Default for Crowds {
 }
 
 impl Crowds {
-    /// For one who is about to wait.
-    pub(crate) fn around(&self, full_key: &Key) -> Deference<'_> {
-        let crowd = &self.0[bucket_of(full_key) as usize];
-        Deference { crowd, passed_over: AtomicU32::new(0) }
+    /// For one who may have to wait.
+    pub(crate) fn around<'c>(&'c self, full_key: &'c Key) -> Deference<'c> {
+        Deference { crowds: self, full_key, passed_over: AtomicU32::new(0) }
     }
 }
 
 /// How one who waits behaves.
 #[derive(Debug)]
 pub(crate) struct Deference<'c> {
-    crowd: &'c AtomicU32,
+    crowds: &'c Crowds,
+    full_key: &'c Key,
     passed_over: AtomicU32,
 }
 
 impl Deference<'_> {
     /// For how long to look away, in which somebody else may take the key.
     pub(crate) fn pause(&self) -> Duration {
-        let longer = self.crowd.load(Ordering::Relaxed);
+        let longer = self.crowd().load(Ordering::Relaxed);
         let shorter = self.passed_over.load(Ordering::Relaxed).min(2);
         LONGEST.mul_f64(fastrand::f64()) * (1 << longer) / (1 << shorter)
     }
@@ -57,9 +57,14 @@ impl Deference<'_> {
 
     /// The key was asked for as it was free: it was won, or others had seen the same.
     pub(crate) fn asked(&self, won: bool) {
-        let crowd = self.crowd.load(Ordering::Relaxed);
+        let crowd = self.crowd().load(Ordering::Relaxed);
         let crowd = if won { crowd.saturating_sub(1) } else { (crowd + 1).min(MOST_DOUBLINGS) };
-        self.crowd.store(crowd, Ordering::Relaxed);
+        self.crowd().store(crowd, Ordering::Relaxed);
+    }
+
+    /// Looked up by those who wait only: most locks are had at once.
+    fn crowd(&self) -> &AtomicU32 {
+        &self.crowds.0[bucket_of(self.full_key) as usize]
     }
 }
 

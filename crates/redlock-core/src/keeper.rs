@@ -154,12 +154,12 @@ impl Keeper {
 impl Schedule {
     fn insert(&mut self, due: Moment, tenancy: Arc<Tenancy>) {
         *tenancy.timer.lock() = Some(due);
-        self.by_time.insert((due, tenancy.id), tenancy);
+        self.by_time.insert((due, tenancy.hold.id), tenancy);
     }
 
     fn remove(&mut self, tenancy: &Tenancy) -> Option<Arc<Tenancy>> {
         let due = tenancy.timer.lock().take()?;
-        self.by_time.remove(&(due, tenancy.id))
+        self.by_time.remove(&(due, tenancy.hold.id))
     }
 }
 

@@ -10,7 +10,7 @@ use tracing::Instrument;
 use tracing::field::{Empty, display};
 
 use crate::error::{ErrorKind, LockError};
-use crate::guard::Guard;
+use crate::fencing::FencingToken;
 use crate::protocol::tenure::LostReason;
 use crate::token::Token;
 
@@ -39,17 +39,18 @@ struct Acquisition {
     over: bool,
 }
 
-/// Tells what becomes of an acquisition.
-pub(crate) async fn acquisition(
-    acquiring: impl Future<Output = Result<Guard, LockError>>,
-) -> Result<Guard, LockError> {
+/// Tells what becomes of an acquisition; `name` says what a lock that was won goes by.
+pub(crate) async fn acquisition<L>(
+    acquiring: impl Future<Output = Result<L, LockError>>,
+    name: impl FnOnce(&L) -> (u64, Option<FencingToken>),
+) -> Result<L, LockError> {
     let span = tracing::debug_span!("acquire", lock = Empty, outcome = Empty);
     let told = span.clone();
     let watched = async {
         let acquisition = Acquisition { since: Instant::now(), over: false };
         let acquired = acquiring.await;
         match &acquired {
-            Ok(guard) => acquisition.won(guard, &told),
+            Ok(lock) => acquisition.won(name(lock), &told),
             Err(error) => acquisition.failed(error, &told),
         }
         acquired
@@ -58,8 +59,7 @@ pub(crate) async fn acquisition(
 }
 
 impl Acquisition {
-    fn won(self, guard: &Guard, span: &tracing::Span) {
-        let (lock, fencing_token) = (guard.lease().0.hold.id, guard.fencing_token());
+    fn won(self, (lock, fencing_token): (u64, Option<FencingToken>), span: &tracing::Span) {
         span.record("lock", lock);
         let waited = self.end("acquired", span);
         let fencing_token = fencing_token.map(display);
@@ -106,7 +106,7 @@ fn acquired(outcome: &'static str, since: Instant) -> Duration {
 /// A lock that is held, from when it was won until it is released, handed over or lost.
 #[derive(Debug)]
 pub(crate) struct Hold {
-    /// What it goes by in the events of this process.
+    /// Its number in this process: what it goes by in events, and in the keeper's schedule.
     pub(crate) id: u64,
     since: Instant,
     over: AtomicBool,

@@ -137,7 +137,6 @@ impl<'r> Pending<'r> {
         let Posted { group, full_key, token, attempt, round, .. } = &self.posted;
         let tenure = Tenure::new(terms, attempt.started, won.valid_until);
         let tenancy = Arc::new(Tenancy {
-            id: self.service.next_id(),
             key,
             full_key: full_key.clone(),
             token: token.clone(),

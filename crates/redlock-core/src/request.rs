@@ -138,7 +138,8 @@ impl IntoFuture for Request {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(acquisition(self.acquire()))
+        let name = |guard: &Guard| (guard.lease().0.hold.id, guard.fencing_token());
+        Box::pin(acquisition(self.acquire(), name))
     }
 }
 

@@ -2,7 +2,6 @@
 //! share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::RwLock;
 
@@ -34,8 +33,6 @@ pub(crate) struct Service {
     /// Of those who wait in other processes.
     pub(crate) crowds: Crowds,
     ring: Ring,
-    /// Numbers the tenancies, for the keeper's schedule.
-    ids: AtomicU64,
 }
 
 impl Service {
@@ -68,17 +65,12 @@ impl Service {
             attempts: Arc::default(),
             groups,
             crowds: Crowds::default(),
-            ids: AtomicU64::new(0),
             config,
         }
     }
 
     pub(crate) fn now(&self) -> Moment {
         self.config.clock.now()
-    }
-
-    pub(crate) fn next_id(&self) -> u64 {
-        self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn check_open(&self) -> Result<(), LockError> {

@@ -27,7 +27,6 @@ use crate::token::Token;
 
 /// Shared by the guard, its leases, the keeper and the line of waiters.
 pub(crate) struct Tenancy {
-    pub(crate) id: u64,
     pub(crate) key: Key,
     /// The key as the servers know it.
     pub(crate) full_key: Key,

@@ -202,24 +202,33 @@ impl ManageConnection for Manager {
     }
 }
 
+/// Opens a connection, with a latch that is raised when it breaks. What else the server tells
+/// without being asked goes to `told`.
+pub(super) async fn open(
+    client: &Client,
+    told: impl Fn(&PushInfo) + Send + Sync + 'static,
+) -> RedisResult<(MultiplexedConnection, Arc<Latch>)> {
+    let broken = Arc::new(Latch::default());
+    let breaks = Arc::clone(&broken);
+    let on_push = move |push: PushInfo| {
+        if push.kind == PushKind::Disconnection {
+            breaks.raise();
+        } else {
+            told(&push);
+        }
+        Ok::<(), ()>(())
+    };
+    // Whoever sends something has a deadline for it; one here as well would only hide it.
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None)
+        .set_push_sender(on_push);
+    Ok((client.get_multiplexed_async_connection_with_config(&config).await?, broken))
+}
+
 impl Manager {
     async fn set_up(&self) -> Result<Connection, Cause> {
-        let broken = Arc::new(Latch::default());
-        let on_push = {
-            let broken = Arc::clone(&broken);
-            move |push: PushInfo| {
-                if push.kind == PushKind::Disconnection {
-                    broken.raise();
-                }
-                Ok::<(), ()>(())
-            }
-        };
-        // The deadline of a batch is the lane's; one here as well would only hide it.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_push_sender(on_push);
-        let mut redis = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let (mut redis, broken) = open(&self.client, |_| {}).await?;
         let id = self.check(&mut redis).await?;
         let dialect = match &self.guarding {
             Some(guarding) => Dialect::Guarded(Arc::clone(guarding)),

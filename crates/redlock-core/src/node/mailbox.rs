@@ -76,6 +76,7 @@ impl Mailbox {
         }
         start
     }
+
     /// Claims the mailbox for a driver; `false` if it has one.
     pub(super) fn drive(&self) -> bool {
         !std::mem::replace(&mut self.state.lock().driven, true)

@@ -13,15 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bb8_redis::redis::aio::MultiplexedConnection;
-use bb8_redis::redis::{
-    AsyncConnectionConfig, Client, Pipeline, PushInfo, PushKind, RedisError, Value,
-};
+use bb8_redis::redis::{Client, Pipeline, PushInfo, PushKind, RedisError, Value};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
-use super::connection::{CONNECT_DEADLINE, Cause};
+use super::connection::{self, CONNECT_DEADLINE, Cause};
 use crate::config::Backoff;
 use crate::deference::Deference;
 use crate::key::Key;
@@ -128,23 +126,15 @@ impl Watcher {
     }
 
     async fn connect(self: &Arc<Self>) -> Result<Link, Failure> {
-        let broken = Arc::new(Latch::default());
-        let on_push = {
-            let (broken, watcher) = (Arc::clone(&broken), Arc::downgrade(self));
-            move |push: PushInfo| {
-                match (push.kind, watcher.upgrade()) {
-                    (PushKind::Disconnection, _) => drop(broken.raise()),
-                    (PushKind::Invalidate, Some(watcher)) => watcher.hear(&push.data),
-                    _ => {}
-                }
-                Ok::<(), ()>(())
+        let watcher = Arc::downgrade(self);
+        let told = move |push: &PushInfo| {
+            if push.kind == PushKind::Invalidate
+                && let Some(watcher) = watcher.upgrade()
+            {
+                watcher.hear(&push.data);
             }
         };
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_push_sender(on_push);
-        let mut redis = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let (mut redis, broken) = connection::open(&self.client, told).await?;
         let mut tracking = Pipeline::with_capacity(1);
         tracking.cmd("CLIENT").arg("TRACKING").arg("ON");
         match redis.send_packed_commands(&tracking, 0, 1).await?.pop() {
