@@ -74,7 +74,7 @@ mod sql;
 
 use http::HeaderName;
 
-pub use self::key::{Fingerprint, HEADER, RecordId};
+pub use self::key::{Fingerprint, HEADER, RecordId, key};
 pub use self::layer::IdempotencyLayer;
 pub use self::memory::MemoryRecords;
 pub use self::record::{Record, RecordStore, Saved};

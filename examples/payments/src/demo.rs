@@ -11,9 +11,10 @@ use axum::{Json, Router};
 use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tower_redlock::idempotency::HEADER;
 
 use crate::App;
-use crate::idempotency::{HEADER, IdempotencyKey, TENANT};
+use crate::idempotency::{IdempotencyKey, TENANT};
 use crate::problem::{Problem, parse};
 use crate::servers::Servers;
 
@@ -102,7 +103,8 @@ async fn burst(
     }
     let send = async || {
         let request = demo.http.post(format!("{}/payments", demo.url)).json(&payment);
-        let request = request.header(HEADER, &key).header(TENANT, &tenant);
+        // In quotes, in which a key may have spaces.
+        let request = request.header(HEADER, format!("{key:?}")).header(TENANT, &tenant);
         request.send().await.ok().map(|response| response.status().as_u16())
     };
     Ok(Json(json!(join_all((0..times).map(|_| send())).await)))

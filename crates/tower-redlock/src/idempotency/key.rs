@@ -100,8 +100,23 @@ fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// The key of a request, without quotes; `None` if there is none.
-pub(super) fn key(parts: &Parts) -> Result<Option<String>, KeyRejection> {
+/// The `Idempotency-Key` of a request, without quotes; `None` if it has none. For services that
+/// keep their records themselves: [`IdempotencyLayer`](super::IdempotencyLayer) does the rest.
+///
+/// ```
+/// use tower_redlock::idempotency;
+///
+/// let request = http::Request::post("/payments").header("idempotency-key", "\"order-1\"");
+/// let (parts, ()) = request.body(())?.into_parts();
+/// assert_eq!(idempotency::key(&parts)?.as_deref(), Some("order-1"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// [`KeyRejection`], 400, if there are several, or if it is no string as the draft has it and no
+/// 1 to 255 visible ASCII characters either.
+pub fn key(parts: &Parts) -> Result<Option<String>, KeyRejection> {
     let mut values = parts.headers.get_all(HEADER).iter();
     let value = match (values.next(), values.next()) {
         (None, _) => return Ok(None),

@@ -91,9 +91,7 @@ impl SqlRecords {
             "SQLite" => Self::SQLITE,
             _ => Self::POSTGRES,
         };
-        for statement in table.split_inclusive(';').filter(|one| one.trim().len() > 1) {
-            sqlx::query(statement).execute(&mut *connection).await?;
-        }
+        sqlx::raw_sql(table).execute(&mut *connection).await?;
         Ok(())
     }
 
