@@ -24,6 +24,7 @@ mod fake;
 pub mod faults;
 mod fleet;
 pub mod model;
+mod postgres;
 mod process;
 mod proxy;
 mod server;
@@ -38,6 +39,7 @@ pub use checker::{
 };
 pub use fake::{Command, FakeServer, Reply};
 pub use fleet::Fleet;
+pub use postgres::Postgres;
 pub use proxy::Proxy;
 pub use server::{RedisServer, ServerOptions, StartError};
 pub use tls::Certificates;

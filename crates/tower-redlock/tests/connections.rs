@@ -15,9 +15,9 @@ use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
-use redlock_core::{Config, Redlock, Safety};
+use redlock_core::Redlock;
 use redlock_tests::{Fleet, eventually};
-use support::Gate;
+use support::{Gate, redlock_on};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -26,13 +26,6 @@ use tower_redlock::{Hold, LockScope, RedlockLayer, Rejection};
 
 const SOON: Duration = Duration::from_secs(20);
 const PAY: &str = "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n";
-
-fn redlock_on(fleet: &Fleet) -> Redlock {
-    let config = Config::servers(fleet.urls())
-        .safety(Safety::Plain)
-        .node_deadline(Duration::from_millis(400));
-    Redlock::new(config.build().unwrap())
-}
 
 fn locking(redlock: &Redlock) -> RedlockLayer {
     RedlockLayer::new(redlock.clone(), |_: &http::request::Parts| "k")

@@ -515,9 +515,9 @@ async fn row_16_records_in_sqlite_are_never_replaced_by_what_is_late() {
 #[tokio::test]
 async fn row_16_records_in_postgresql_are_never_replaced_by_what_is_late() {
     use tower_redlock::idempotency::SqlRecords;
-    let server = support::postgres::Postgres::start();
+    let server = redlock_tests::Postgres::start();
     let records = eventually(SOON, "PostgreSQL takes connections", async || {
-        SqlRecords::connect(&server.url()).await
+        SqlRecords::connect(&server.url("postgres")).await
     })
     .await;
     records.create_table().await.unwrap();

@@ -1,22 +1,17 @@
 //! Figures of locks, on real Redis servers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use redlock_core::{Config, ErrorKind, LostReason, Redlock, Released, Safety, Token};
+use redlock_core::{ErrorKind, LostReason, Redlock, Released, Token};
 use redlock_tests::{Fleet, eventually};
+use support::redlock_on;
 
 const SOON: Duration = Duration::from_secs(20);
-
-fn redlock_on(fleet: &Fleet) -> Redlock {
-    let config = Config::servers(fleet.urls())
-        .safety(Safety::Plain)
-        .ttl(Duration::from_secs(30))
-        .node_deadline(Duration::from_millis(400));
-    Redlock::new(config.build().unwrap())
-}
 
 /// The figures so far, by name and labels. A snapshot has what changed since the last one.
 #[derive(Default)]

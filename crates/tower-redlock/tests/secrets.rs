@@ -6,7 +6,6 @@
 
 mod support;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,24 +14,10 @@ use axum::routing::post;
 use http::Request;
 use parking_lot::Mutex;
 use redlock_core::{Config, Redlock, Renew};
-use support::{send, text};
+use support::{Log, send, text};
 use tower_redlock::{FenceLayer, LockScope, MemoryFences, RedlockLayer, fencing, key};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::util::SubscriberInitExt;
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 const KEY: &str = "patient-4711";
 
@@ -83,7 +68,7 @@ async fn no_key_and_no_token_is_in_a_log_line_or_an_answer() {
         answers.push_str(&format!("{:?}\n", answer.headers()));
         answers.push_str(&text(answer).await);
     }
-    let log = String::from_utf8(log.0.lock().clone()).unwrap();
+    let log = log.text();
     for heard in ["its lock was lost", "another request", "passed on", "closed"] {
         assert!(log.contains(heard), "{heard}: {log}");
     }

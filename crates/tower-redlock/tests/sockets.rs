@@ -14,22 +14,14 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use redlock_core::{Config, Redlock, Safety};
+use redlock_core::{Config, Redlock};
 use redlock_tests::{Fleet, Proxy, eventually};
-use support::Gate;
+use support::{Gate, redlock_on};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tower_redlock::{Disconnect, RedlockLayer, key};
 
 const SOON: Duration = Duration::from_secs(20);
-
-fn redlock_on(fleet: &Fleet) -> Redlock {
-    // A machine that is busy with other tests must not look like a server that is down.
-    let config = Config::servers(fleet.urls())
-        .safety(Safety::Plain)
-        .node_deadline(Duration::from_millis(400));
-    Redlock::new(config.build().unwrap())
-}
 
 fn locking(redlock: Redlock) -> RedlockLayer {
     RedlockLayer::new(redlock, key::header("idempotency-key"))

@@ -4,14 +4,14 @@
 //! threads of a process.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io;
-use std::sync::Arc;
+mod support;
+
 use std::time::Duration;
 
 use http::{Request, Response};
-use parking_lot::Mutex;
-use redlock_core::{Config, Redlock, Released, Safety};
+use redlock_core::Released;
 use redlock_tests::{Fleet, eventually};
+use support::{Log, redlock_on};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_redlock::RedlockLayer;
 use tracing_subscriber::filter::LevelFilter;
@@ -19,32 +19,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 const SOON: Duration = Duration::from_secs(20);
 
-fn redlock_on(fleet: &Fleet) -> Redlock {
-    let config = Config::servers(fleet.urls())
-        .safety(Safety::Plain)
-        .ttl(Duration::from_secs(30))
-        .node_deadline(Duration::from_millis(400));
-    Redlock::new(config.build().unwrap())
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 impl Log {
     /// What is told of one lock, in order.
     fn story(&self, lock: &str) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().clone()).unwrap();
+        let text = self.text();
         let mine = |line: &&str| {
             line.split_whitespace().any(|word| word == lock) && line.contains("redlock_core")
         };
@@ -58,7 +36,7 @@ impl Log {
     }
 
     fn locks(&self) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().clone()).unwrap();
+        let text = self.text();
         let acquired = text.lines().filter(|line| line.contains("lock acquired"));
         acquired
             .map(|line| {
@@ -105,7 +83,7 @@ async fn a_log_tells_the_story_of_each_lock_and_not_its_key() {
     let _token = redlock.lock("very-secret-key-2").await.unwrap().hand_over();
 
     let locks = log.locks();
-    let text = String::from_utf8(log.0.lock().clone()).unwrap();
+    let text = log.text();
     assert_eq!(locks.len(), 4, "{text}");
     let stories: Vec<_> = locks.iter().map(|lock| log.story(lock).join(", ")).collect();
     assert_eq!(

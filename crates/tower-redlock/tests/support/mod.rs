@@ -1,9 +1,7 @@
 //! A handler that can be held, and requests to applications that are not served.
 #![allow(dead_code, unreachable_pub)]
 
-#[cfg(feature = "postgres")]
-pub mod postgres;
-
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,9 +11,42 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use redlock_core::{Config, Redlock, Safety};
+use redlock_tests::Fleet;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tower::ServiceExt;
+
+/// Plain locks on these servers. A machine that is busy with other tests must not look like a
+/// server that is down.
+pub fn redlock_on(fleet: &Fleet) -> Redlock {
+    let config = Config::servers(fleet.urls())
+        .safety(Safety::Plain)
+        .node_deadline(Duration::from_millis(400));
+    Redlock::new(config.build().unwrap())
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().clone()).unwrap()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
