@@ -33,10 +33,10 @@ fn the_same_seed_is_the_same_run() {
     }
 }
 
-/// The seed that found each of them last is tried first. The last one, M15, is not among them: since
-/// locks are handed over within a process, no seed is known that finds it.
+/// The seed that found each of them last is tried first. M15 takes about ten thousand runs otherwise:
+/// the guard keeps it from doing more harm than to the order of fencing tokens.
 #[test]
-fn every_mistake_but_one_is_found() {
+fn every_mistake_is_found() {
     let found = |mistake, seed| !run(seed, Some(mistake)).violations.is_empty();
     for (mistake, seed) in Mistake::ALL.into_iter().zip(FOUND_BY) {
         let seed = [seed].into_iter().chain(0..400).find(|seed| found(mistake, *seed));
@@ -44,4 +44,5 @@ fn every_mistake_but_one_is_found() {
     }
 }
 
-const FOUND_BY: [u64; Mistake::ALL.len() - 1] = [1, 1470, 81, 0, 11, 29, 7, 0, 2, 1, 182, 0, 5, 0];
+const FOUND_BY: [u64; Mistake::ALL.len()] =
+    [1, 1470, 81, 0, 11, 29, 7, 0, 2, 1, 182, 0, 5, 0, 13995];
