@@ -100,7 +100,7 @@ impl Memory {
         let mut ask = cmd("HMGET");
         ask.arg("redlock:node").arg("run").arg("all");
         for counter in &unknown {
-            ask.arg(format!("f{counter}"));
+            ask.arg(counter);
         }
         let fields: Vec<Option<String>> = fleet[node].try_ask(&ask).await?;
         let [kept_run, all, known @ ..] = &fields[..] else { return Ok(()) };
@@ -220,7 +220,7 @@ mod tests {
         memory.look(&fleet, 0).await.unwrap();
         assert_eq!(unknown(), 2, "there is no record");
 
-        let counter = format!("f{}", counter_of("a"));
+        let counter = counter_of("a");
         let record = async |run: &str| {
             let mut set = cmd("HSET");
             set.arg("redlock:node").arg("run").arg(run).arg(&counter).arg(9);

@@ -1,10 +1,10 @@
 //! A batch: commands that go out as one pipeline.
 //!
-//! In the guarded mode a batch is one call of a script. In the plain mode all releases of a batch
-//! are, which costs a server about as much as the deletions alone. So they are sent after what was
-//! posted later, except for commands of the same key, which never overtake each other. The release
-//! of a lock and the acquisition of the next one are a call of their own, so that in either mode
-//! nobody else gets the key in between.
+//! All releases of a batch are one call of a script, which costs a server about as much as the
+//! deletions alone; so are all votes in the guarded mode. Releases are sent after what was posted
+//! later, except for commands of the same key, which never overtake each other. The release of a
+//! lock and the acquisition of the next one are in one call, so that nobody else gets the key in
+//! between.
 
 use std::collections::HashSet;
 use std::future::{pending, poll_fn, ready};
@@ -78,19 +78,26 @@ impl<'l> Batch<'l> {
         (Self { mailbox, calls, by, sent: Instant::now(), replies, fate }, pipeline)
     }
 
-    /// Casts the votes. Returns the commands that are to be sent again, with their script in
-    /// full, or why the server can't vote any more.
-    pub(super) fn count(&mut self, replies: Vec<Value>) -> Result<Vec<Command>, Arc<str>> {
-        let mut again = Vec::new();
+    /// Casts the votes. What the server did not run for want of a script joins `again`, and so do
+    /// releases of the same keys, which must not come before what they undo. Returns why the
+    /// server can't vote any more.
+    pub(super) fn count(
+        &mut self,
+        replies: Vec<Value>,
+        again: &mut Again<'_>,
+    ) -> Result<(), Arc<str>> {
         let mut unfit = None;
         let mut answered = 0;
         let by = self.by;
         let mut cast = |command: Command, reply| match reply {
+            Reply::Again if by == ScriptBy::Hash => again.commands.push(command),
+            Reply::Vote(_) if command.op.is_release() && again.precedes(&command) => {
+                again.commands.push(command);
+            }
             Reply::Vote(vote) => {
                 answered += 1;
                 command.seat.answer(vote);
             }
-            Reply::Again if by == ScriptBy::Hash => again.push(command),
             Reply::Again => {
                 answered += 1;
                 command.seat.answer(NodeAnswer::Failed("it forgets scripts at once".into()));
@@ -109,24 +116,18 @@ impl<'l> Batch<'l> {
                     commands.into_iter().zip(replies).for_each(|(one, reply)| cast(one, reply));
                 }
                 Call::Succession { release, acquire, .. } => {
-                    let replies = guarded::classify_each(reply, 2);
-                    let commands = [release, acquire].into_iter();
-                    commands.zip(replies).for_each(|(one, reply)| cast(one, reply));
+                    let commands = [release, acquire];
+                    let replies = guarded::classify_each(reply, commands.iter().map(|one| one.op));
+                    commands.into_iter().zip(replies).for_each(|(one, reply)| cast(one, reply));
                 }
                 Call::Guarded(commands) => {
-                    let replies = guarded::classify_each(reply, commands.len());
+                    let replies = guarded::classify_each(reply, commands.iter().map(|one| one.op));
                     commands.into_iter().zip(replies).for_each(|(one, reply)| cast(one, reply));
                 }
             }
         }
         self.mailbox.done(answered);
-        match unfit {
-            None => Ok(again),
-            Some(cause) => {
-                self.mailbox.lost(again, &NodeAnswer::Refused(Arc::clone(&cause)));
-                Err(cause)
-            }
-        }
+        unfit.map_or(Ok(()), Err)
     }
 }
 
@@ -135,6 +136,40 @@ impl Drop for Batch<'_> {
         if !self.calls.is_empty() {
             let commands = take(&mut self.calls).into_iter().flat_map(Call::into_commands);
             self.mailbox.lost(commands.collect(), &self.fate);
+        }
+    }
+}
+
+/// Commands that are to be sent again with their script in full, before anything that was not sent
+/// so far. What is dropped here is lost, as it is with a batch.
+pub(super) struct Again<'l> {
+    mailbox: &'l Mailbox,
+    commands: Vec<Command>,
+}
+
+impl<'l> Again<'l> {
+    pub(super) const fn new(mailbox: &'l Mailbox) -> Self {
+        Self { mailbox, commands: Vec::new() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    pub(super) fn take(&mut self) -> Vec<Command> {
+        take(&mut self.commands)
+    }
+
+    fn precedes(&self, later: &Command) -> bool {
+        self.commands.iter().any(|command| command.key == later.key)
+    }
+}
+
+impl Drop for Again<'_> {
+    fn drop(&mut self) {
+        if !self.is_empty() {
+            let fate = NodeAnswer::Failed("its connection ended before it knew the script".into());
+            self.mailbox.lost(self.take(), &fate);
         }
     }
 }
@@ -149,22 +184,42 @@ impl Call {
     }
 }
 
-/// One call runs them all. Only the record of a server is begun by itself: looking whether the
+/// One call runs all votes. Only the record of a server is begun by itself: looking whether the
 /// server may vote would begin it, too.
 fn guarded(commands: Vec<Command>, by: ScriptBy, guarding: &Guarding) -> (Vec<Call>, Pipeline) {
-    let mut pipeline = Pipeline::with_capacity(1);
-    let mut calls = Vec::with_capacity(1);
-    let (provisions, commands): (Vec<_>, Vec<_>) =
-        commands.into_iter().partition(|command| matches!(command.op, Op::Provision { .. }));
-    for provision in provisions {
-        guarding.encode_provision(&mut pipeline, provision.op == Op::Provision { dry: true });
-        calls.push(Call::Single(provision));
+    let mut pipeline = Pipeline::with_capacity(2);
+    let mut calls = Vec::with_capacity(2);
+    let mut votes = Vec::with_capacity(commands.len());
+    let mut releases = Vec::new();
+    let may_go_last = guarded::may_go_last(commands.iter().map(|one| (one.op, &one.key)));
+    for (command, may_go_last) in commands.into_iter().zip(may_go_last) {
+        if let Op::Provision { dry } = command.op {
+            guarding.encode_provision(&mut pipeline, dry);
+            calls.push(Call::Single(command));
+        } else if may_go_last {
+            releases.push(command);
+        } else {
+            votes.push(command);
+        }
     }
-    if !commands.is_empty() {
-        guarding.encode(&mut pipeline, &commands, by);
-        calls.push(Call::Guarded(commands));
+    if !votes.is_empty() {
+        guarding.encode(&mut pipeline, &votes, by);
+        calls.push(Call::Guarded(votes));
+    }
+    for releases in together(releases, by) {
+        wire::encode_releases(&mut pipeline, releases.iter().map(wire::named_holder), by);
+        calls.push(Call::Releases(releases));
     }
     (calls, pipeline)
+}
+
+/// One call for all, or one for each if the script is sent in full.
+fn together(releases: Vec<Command>, by: ScriptBy) -> Vec<Vec<Command>> {
+    match by {
+        ScriptBy::Hash if releases.is_empty() => Vec::new(),
+        ScriptBy::Hash => vec![releases],
+        ScriptBy::Source => releases.into_iter().map(|release| vec![release]).collect(),
+    }
 }
 
 fn plain(
@@ -219,4 +274,76 @@ fn calls(commands: Vec<Command>, by: ScriptBy, native: Option<NativeDelete>) -> 
         calls.push(Call::Releases(releases));
     }
     calls
+}
+
+#[cfg(test)]
+mod tests {
+    use bb8_redis::redis::parse_redis_value;
+
+    use super::*;
+    use crate::config::{Config, Safety};
+    use crate::round::{Round, Seat};
+    use crate::token::Token;
+
+    const ACQUIRE: Op = Op::Acquire { ttl: Duration::from_secs(1), proposal: 7 };
+
+    fn command(op: Op, key: &str) -> Command {
+        let token: Token = format!("t:{:032x}", 1).parse().unwrap();
+        let seat = Seat::new(Arc::new(Round::new(1)), 0);
+        Command { op, key: Key::new(key).unwrap(), token, seat }
+    }
+
+    fn guarded() -> Dialect {
+        let config = Config::servers(["redis://a", "redis://b", "redis://c"]);
+        let config = config.safety(Safety::Guarded).build().unwrap();
+        Dialect::Guarded(Arc::new(Guarding::new(&config)))
+    }
+
+    /// The operations of each call that these commands become.
+    fn calls_of(commands: &[(Op, &str)], by: ScriptBy) -> Vec<Vec<Op>> {
+        let mailbox = Mailbox::default();
+        let commands = commands.iter().map(|(op, key)| command(*op, key)).collect();
+        let (mut batch, _) = Batch::prepare(&mailbox, &guarded(), commands, by);
+        let ops = |call: Call| call.into_commands().iter().map(|one| one.op).collect();
+        take(&mut batch.calls).into_iter().map(ops).collect()
+    }
+
+    #[test]
+    fn votes_are_one_call_and_releases_another_but_for_those_of_a_key_that_is_asked_for_later() {
+        let commands = [
+            (Op::Release, "a"),
+            (ACQUIRE, "b"),
+            (Op::Reclaim, "c"),
+            (ACQUIRE, "a"),
+            (Op::Inspect, "d"),
+            (Op::Void, "e"),
+            (Op::Release, "b"),
+        ];
+        let votes = vec![Op::Release, ACQUIRE, ACQUIRE, Op::Void];
+        let together = [votes.clone(), vec![Op::Reclaim, Op::Inspect, Op::Release]];
+        assert_eq!(calls_of(&commands, ScriptBy::Hash), together);
+        let singly = [votes, vec![Op::Reclaim], vec![Op::Inspect], vec![Op::Release]];
+        assert_eq!(calls_of(&commands, ScriptBy::Source), singly);
+    }
+
+    #[test]
+    fn a_release_is_sent_again_after_what_it_undoes() {
+        let mailbox = Mailbox::default();
+        let commands = [(ACQUIRE, "a"), (Op::Release, "a"), (Op::Release, "b")];
+        let rounds = commands.map(|(op, key)| {
+            let round = Arc::new(Round::new(1));
+            let seat = Seat::new(Arc::clone(&round), 0);
+            mailbox.push([Command { seat, ..command(op, key) }]);
+            round
+        });
+        let mut again = Again::new(&mailbox);
+        let (mut batch, _) = Batch::prepare(&mailbox, &guarded(), mailbox.take(8), ScriptBy::Hash);
+        let replies = ["-NOSCRIPT none\r\n", "*2\r\n:0\r\n:0\r\n"];
+        let replies = replies.map(|reply| parse_redis_value(reply.as_bytes()).unwrap());
+        batch.count(replies.into(), &mut again).unwrap();
+        let answers = rounds.map(|round| round.inspect(|ballot| ballot.answers()[0].clone()));
+        assert_eq!(answers[2], NodeAnswer::NotHeld);
+        let ops: Vec<Op> = again.take().iter().map(|one| one.op).collect();
+        assert_eq!(ops, [ACQUIRE, Op::Release]);
+    }
 }

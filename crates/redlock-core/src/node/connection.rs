@@ -268,7 +268,7 @@ impl Manager {
         redis: &mut MultiplexedConnection,
     ) -> Result<Option<ConnectionId>, Cause> {
         let (scripts, trials): (&[&Script], &[&str]) = match self.guarding {
-            Some(_) => (&[&GUARDED], &GUARDED_TRIALS),
+            Some(_) => (&[&GUARDED, &RELEASE], &GUARDED_TRIALS),
             None => (&[&RELEASE, &EXTEND], &PLAIN_TRIALS),
         };
         let mut questions = Pipeline::with_capacity(SECTIONS.len() + scripts.len() + 3);

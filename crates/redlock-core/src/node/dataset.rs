@@ -7,8 +7,8 @@ use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Op;
 use super::wire::millis;
+use super::{Op, guarded};
 use crate::config::{Config, Safety};
 use crate::fencing::bucket_of;
 use crate::key::Key;
@@ -102,12 +102,17 @@ impl Dataset {
             _ => None,
         };
         let provisioned: Vec<Option<Vote>> = batch.iter().map(provision).collect();
+        let may_go_last = guarded::may_go_last(batch.iter().map(|asked| (asked.op, &asked.key)));
         let mut session = None;
-        let votes = batch.iter().zip(provisioned).map(|(asked, provisioned)| {
-            provisioned.unwrap_or_else(|| {
+        let votes = batch.iter().zip(provisioned).zip(may_go_last);
+        let votes = votes.map(|((asked, provisioned), may_go_last)| match provisioned {
+            Some(vote) => vote,
+            // It looks at nothing but the key, and nothing later does.
+            None if may_go_last => self.plain(asked, micros / 1_000).into(),
+            None => {
                 let session = session.get_or_insert_with(|| self.look(introduction, said, micros));
                 self.guarded(session, asked)
-            })
+            }
         });
         votes.collect()
     }

@@ -1,16 +1,19 @@
 //! What the bytes of a server go through, without the server.
 
 use std::hint::black_box;
+use std::iter::repeat_n;
 use std::time::Duration;
 
 use bb8_redis::redis::{Value, parse_redis_value};
 
-use super::guarded;
 use super::survey::Survey;
 use super::wire::{self, Reply};
+use super::{Op, guarded};
 use crate::error::{LockError, NodeReport};
 use crate::protocol::fence;
 use crate::protocol::quorum::Vote;
+
+const ACQUIRE: Op = Op::Acquire { ttl: Duration::from_secs(1), proposal: 1 };
 
 /// Reads a reply to a call of `count` commands, in each way in which it may be read, and reports
 /// it in an error.
@@ -20,7 +23,7 @@ pub fn reply(resp: &[u8], count: usize) {
         vec![wire::classify(value.clone())],
         vec![wire::classify_whole(value.clone())],
         wire::classify_each(value.clone(), count),
-        guarded::classify_each(value, count),
+        guarded::classify_each(value, repeat_n(ACQUIRE, count)),
     ];
     for replies in readings {
         let votes: Vec<Vote> = replies.into_iter().filter_map(vote).collect();

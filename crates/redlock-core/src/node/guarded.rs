@@ -1,9 +1,11 @@
-//! The guarded mode on the wire: one script call per batch, which looks once whether the server may
-//! vote and then runs every command of the batch in order.
+//! The guarded mode on the wire: one script call for the votes of a batch, which looks once whether
+//! the server may vote and then runs its commands in order. Releases are no votes: they go out in a
+//! call of their own.
 //!
 //! The look happens inside the script, in the dataset itself: no connection, proxy or client can
 //! hide that the server behind it was restarted, flushed, restored or promoted (H2, H4, H21).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bb8_redis::redis::{Pipeline, Value};
@@ -14,6 +16,8 @@ use super::{Command, Op};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::fencing::bucket_of;
+use crate::key::Key;
+use crate::protocol::quorum::{Counter, NodeAnswer};
 
 /// What every batch tells a server about the configuration.
 #[derive(Debug)]
@@ -49,74 +53,33 @@ impl Guarding {
 
     /// Adds the call that runs `commands` in their order.
     pub(super) fn encode(&self, pipeline: &mut Pipeline, commands: &[Command], by: ScriptBy) {
-        let keys = commands.iter().map(|command| keys_of(command.op)).sum();
+        let keys = commands.iter().filter(|command| has_key(command.op)).count();
         let counters: Vec<u64> = commands.iter().filter_map(counter_of).collect();
-        let size = commands.iter().map(|command| self.size_of(command)).sum();
-        let call = self.invoke(pipeline, &GUARDED, by, (keys, 4 + 5 * commands.len()), size);
-        for Command { op, key, token, .. } in commands {
-            if keys_of(*op) > 0 {
-                call.arg(key.as_bytes());
-            }
-            if keys_of(*op) > 1 {
-                call.arg(self.void_of(token.as_str()));
-            }
+        let size = commands.iter().map(size_of).sum();
+        let call = self.invoke(pipeline, &GUARDED, by, (keys, 4 + 6 * commands.len()), size);
+        for command in commands.iter().filter(|command| has_key(command.op)) {
+            call.arg(command.key.as_bytes());
         }
-        self.introduce(call);
-        call.arg(counters.len());
-        for counter in counters {
-            call.arg(format!("f{counter}"));
-        }
-        if let Some((clock, most)) = &self.clock {
-            call.arg("clock").arg(clock.unix_micros()).arg(most);
-        }
-        for Command { op, token, .. } in commands {
-            let token = token.as_str();
-            match *op {
-                Op::Acquire { ttl, proposal } => {
-                    call.arg("acquire").arg(token).arg(wire::millis(ttl)).arg(proposal);
-                }
-                Op::Extend { ttl } => {
-                    call.arg("extend").arg(token).arg(wire::millis(ttl));
-                }
-                Op::Confirm { fence } => {
-                    call.arg("confirm").arg(token).arg(fence);
-                }
-                Op::Count { .. } => {
-                    call.arg("count");
-                }
-                Op::Learn { value, since, .. } => {
-                    call.arg("learn").arg(value).arg(since);
-                }
-                Op::Distrust => {
-                    call.arg("distrust");
-                }
-                Op::Release | Op::Reclaim => {
-                    call.arg("release").arg(token);
-                }
-                Op::Void => {
-                    call.arg("void").arg(token);
-                }
-                Op::Inspect | Op::Provision { .. } => {
-                    call.arg("inspect");
-                }
-            }
+        self.introduce_to_voter(call);
+        call.arg(counters.len()).arg(counters);
+        for run in commands.chunk_by(|one, next| are_alike(one.op, next.op)) {
+            encode_run(call, run);
         }
     }
 
     /// Adds the call that pays `debts`: what they undo may still be on the way on another
     /// connection, and is of no effect when it arrives after this (H11).
     pub(super) fn encode_debts(&self, pipeline: &mut Pipeline, debts: &[Debt], by: ScriptBy) {
-        let size = |debt: &Debt| debt.key.as_bytes().len() + 2 * debt.token.as_str().len() + 32;
+        let size = |debt: &Debt| debt.key.as_bytes().len() + debt.token.as_str().len() + 16;
         let size = debts.iter().map(size).sum();
-        let counts = (2 * debts.len(), 1 + 2 * debts.len());
-        let call = self.invoke(pipeline, &GUARDED, by, counts, size);
-        for Debt { key, token } in debts {
-            call.arg(key.as_bytes()).arg(self.void_of(token.as_str()));
-        }
-        self.introduce(call);
-        call.arg(0);
+        let call = self.invoke(pipeline, &GUARDED, by, (debts.len(), 6 + debts.len()), size);
         for debt in debts {
-            call.arg("void").arg(debt.token.as_str());
+            call.arg(debt.key.as_bytes());
+        }
+        self.introduce_to_voter(call);
+        call.arg(0).arg("void").arg(debts.len());
+        for debt in debts {
+            call.arg(debt.token.as_str());
         }
     }
 
@@ -136,34 +99,92 @@ impl Guarding {
         (keys, arguments): (usize, usize),
         size: usize,
     ) -> &'p mut Pipeline {
-        const INTRODUCTION: usize = 64;
+        const INTRODUCTION: usize = 96;
         let size = size + self.record.len() + INTRODUCTION;
-        wire::invoke(pipeline, script, by, (1 + keys, 4 + arguments), size).arg(&self.record)
+        wire::invoke(pipeline, script, by, (1 + keys, 8 + arguments), size).arg(&self.record)
     }
 
     fn introduce(&self, call: &mut Pipeline) {
         call.arg(&self.quarantine).arg(&self.epoch).arg(&self.fingerprint).arg(self.durable);
     }
 
-    fn void_of(&self, token: &str) -> Vec<u8> {
-        [&self.void, token.as_bytes()].concat()
-    }
-
-    fn size_of(&self, command: &Command) -> usize {
-        const NAME_AND_NUMBERS: usize = 48;
-        let (key, token) = (command.key.as_bytes().len(), command.token.as_str().len());
-        let void = if keys_of(command.op) > 1 { self.void.len() + token } else { 0 };
-        key + token + void + NAME_AND_NUMBERS
+    /// The same to [`GUARDED`], and what it needs besides.
+    fn introduce_to_voter(&self, call: &mut Pipeline) {
+        self.introduce(call);
+        call.arg(&self.void);
+        match &self.clock {
+            Some((clock, most)) => call.arg(clock.unix_micros()).arg(most),
+            None => call.arg("").arg(""),
+        };
     }
 }
 
-/// How many keys an operation takes.
-const fn keys_of(op: Op) -> usize {
-    match op {
-        Op::Acquire { .. } | Op::Void => 2,
-        Op::Count { .. } | Op::Learn { .. } | Op::Distrust => 0,
-        _ => 1,
+/// Which of a batch's commands may go out after all others and without a look at whether the server
+/// votes: those that are no votes, and that no later command of the same key follows. That way they
+/// cost a server about as much as the deletion alone.
+pub(super) fn may_go_last<'k>(
+    commands: impl DoubleEndedIterator<Item = (Op, &'k Key)> + ExactSizeIterator,
+) -> Vec<bool> {
+    let mut followed = HashSet::with_capacity(commands.len());
+    let from_the_last = commands.rev().map(|(op, key)| {
+        let is_followed = !followed.insert(key);
+        !is_followed && matches!(op, Op::Release | Op::Reclaim | Op::Inspect)
+    });
+    let mut may: Vec<bool> = from_the_last.collect();
+    may.reverse();
+    may
+}
+
+/// Adds commands that are alike.
+fn encode_run(call: &mut Pipeline, run: &[Command]) {
+    let Some(Command { op, .. }) = run.first() else { return };
+    call.arg(name_of(*op)).arg(run.len());
+    if let Op::Acquire { ttl, .. } | Op::Extend { ttl } = *op {
+        call.arg(wire::millis(ttl));
     }
+    for Command { op, token, .. } in run {
+        let token = token.as_str();
+        match *op {
+            Op::Acquire { proposal, .. } => call.arg(token).arg(proposal),
+            Op::Confirm { fence } => call.arg(token).arg(fence),
+            Op::Learn { value, since, .. } => call.arg(value).arg(since),
+            Op::Extend { .. } | Op::Release | Op::Reclaim | Op::Void => call.arg(token),
+            Op::Count { .. } | Op::Distrust | Op::Inspect | Op::Provision { .. } => &mut *call,
+        };
+    }
+}
+
+/// What the script calls it.
+const fn name_of(op: Op) -> &'static str {
+    match op {
+        Op::Acquire { .. } => "acquire",
+        Op::Extend { .. } => "extend",
+        Op::Confirm { .. } => "confirm",
+        Op::Count { .. } => "count",
+        Op::Learn { .. } => "learn",
+        Op::Distrust => "distrust",
+        Op::Release | Op::Reclaim => "release",
+        Op::Void => "void",
+        Op::Inspect | Op::Provision { .. } => "inspect",
+    }
+}
+
+/// Whether they share their name and what comes with it.
+fn are_alike(one: Op, next: Op) -> bool {
+    match (one, next) {
+        (Op::Acquire { ttl, .. }, Op::Acquire { ttl: next, .. })
+        | (Op::Extend { ttl }, Op::Extend { ttl: next }) => ttl == next,
+        _ => name_of(one) == name_of(next),
+    }
+}
+
+const fn has_key(op: Op) -> bool {
+    !matches!(op, Op::Count { .. } | Op::Learn { .. } | Op::Distrust)
+}
+
+fn size_of(command: &Command) -> usize {
+    const NUMBERS: usize = 24;
+    command.key.as_bytes().len() + command.token.as_str().len() + NUMBERS
 }
 
 /// Which counter an operation takes.
@@ -175,13 +196,23 @@ fn counter_of(command: &Command) -> Option<u64> {
     }
 }
 
-/// What the reply to a call of `count` commands means for each. An error of the whole call came
-/// before the first of them.
-pub(super) fn classify_each(reply: Value, count: usize) -> Vec<Reply> {
+/// What the reply to a call of such commands means for each. An error of the whole call came before
+/// the first of them.
+pub(super) fn classify_each(reply: Value, ops: impl ExactSizeIterator<Item = Op>) -> Vec<Reply> {
     match reply {
-        Value::Array(replies) if replies.len() == count => {
-            replies.into_iter().map(wire::classify).collect()
+        Value::Array(replies) if replies.len() == ops.len() => {
+            replies.into_iter().zip(ops).map(|(reply, op)| classify(reply, op)).collect()
         }
-        whole => vec![wire::classify_whole(whole); count],
+        whole => vec![wire::classify_whole(whole); ops.len()],
+    }
+}
+
+fn classify(reply: Value, op: Op) -> Reply {
+    match (reply, op) {
+        // A token, by a server that remembers all earlier ones.
+        (Value::Int(token @ 1..), Op::Acquire { .. }) => {
+            Reply::Vote(wire::counted(NodeAnswer::Granted, token, Counter::known))
+        }
+        (other, _) => wire::classify(other),
     }
 }

@@ -17,11 +17,11 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Command;
-use super::batch::Batch;
+use super::batch::{Again, Batch};
 use super::connection::{CONNECT_DEADLINE, Causes, Connection, ConnectionId, Dialect, Manager};
-use super::guarded::{self, Guarding};
+use super::guarded::Guarding;
 use super::mailbox::{Debt, Mailbox, Reopened};
-use super::wire::{Reply, ScriptBy, classify_each, encode_releases};
+use super::wire::{self, Reply, ScriptBy, classify_each, encode_releases};
 use crate::config::Backoff;
 use crate::latch::Latch;
 use crate::observe::node_error;
@@ -202,8 +202,7 @@ async fn pay_guarded(
         let mut pipeline = Pipeline::new();
         guarding.encode_debts(&mut pipeline, debts, by);
         let replies = connection.send(pipeline, 1).await?;
-        let again = |reply| guarded::classify_each(reply, debts.len()).contains(&Reply::Again);
-        if !replies.into_iter().any(again) {
+        if !replies.into_iter().any(|reply| wire::classify_whole(reply) == Reply::Again) {
             break;
         }
     }
@@ -228,6 +227,7 @@ async fn pay_plain(connection: &Connection, debts: &[Debt]) -> RedisResult<()> {
 
 async fn exchange(lane: &Lane, connection: &Connection, pace: &mut Pace) -> Result<(), Failure> {
     let mut in_flight: VecDeque<Batch<'_>> = VecDeque::new();
+    let mut again = Again::new(&lane.mailbox);
     let overdue = sleep(lane.deadline);
     tokio::pin!(overdue);
     let mut last_call = false;
@@ -237,7 +237,7 @@ async fn exchange(lane: &Lane, connection: &Connection, pace: &mut Pace) -> Resu
         for _ in 0..TURNS_TO_GATHER {
             yield_now().await;
         }
-        while in_flight.len() < pace.window() {
+        while in_flight.len() < pace.window() && again.is_empty() {
             let commands = lane.mailbox.take(MAX_BATCH);
             if commands.is_empty() {
                 break;
@@ -245,7 +245,13 @@ async fn exchange(lane: &Lane, connection: &Connection, pace: &mut Pace) -> Resu
             in_flight
                 .push_back(Batch::send(&lane.mailbox, connection, commands, ScriptBy::Hash).await);
         }
-        let window_open = in_flight.len() < pace.window();
+        if in_flight.is_empty() && !again.is_empty() {
+            let commands = again.take();
+            in_flight.push_back(
+                Batch::send(&lane.mailbox, connection, commands, ScriptBy::Source).await,
+            );
+        }
+        let window_open = in_flight.len() < pace.window() && again.is_empty();
         let Some(first) = in_flight.front_mut() else { return Ok(()) };
         let due = first.sent + lane.deadline;
         tokio::select! {
@@ -254,15 +260,10 @@ async fn exchange(lane: &Lane, connection: &Connection, pace: &mut Pace) -> Resu
                 Ok(replies) => {
                     last_call = false;
                     pace.observe(first.sent.elapsed());
-                    let counted = first.count(replies);
+                    let counted = first.count(replies, &mut again);
                     in_flight.pop_front();
-                    match counted {
-                        Ok(again) if again.is_empty() => {}
-                        Ok(again) => {
-                            let again = Batch::send(&lane.mailbox, connection, again, ScriptBy::Source);
-                            in_flight.push_back(again.await);
-                        }
-                        Err(cause) => break Failure::Down(cause),
+                    if let Err(cause) = counted {
+                        break Failure::Down(cause);
                     }
                 }
                 Err(error) => break Failure::Cut(cause_of(&error)),

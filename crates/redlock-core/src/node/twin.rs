@@ -8,7 +8,7 @@ use bb8_redis::redis::{Pipeline, RedisResult, Value};
 
 use super::Command;
 pub use super::Op;
-use super::batch::Batch;
+use super::batch::{Again, Batch};
 use super::connection::Dialect;
 pub use super::dataset::Asked;
 use super::dataset::{Dataset, Introduction};
@@ -74,10 +74,12 @@ impl Real {
             rounds.push(round);
         }
         let mut commands = self.mailbox.take(batch.len());
+        let mut again = Again::new(&self.mailbox);
         for by in [ScriptBy::Hash, ScriptBy::Source] {
             let (mut batch, pipeline) = Batch::prepare(&self.mailbox, &self.dialect, commands, by);
             let replies = send(pipeline).await?;
-            commands = batch.count(replies).unwrap_or_default();
+            let _unfit = batch.count(replies, &mut again);
+            commands = again.take();
             if commands.is_empty() {
                 break;
             }

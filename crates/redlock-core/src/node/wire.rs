@@ -269,7 +269,11 @@ fn classify_parts(parts: &[Value]) -> Vote {
     answer.into()
 }
 
-fn counted(answer: NodeAnswer, value: i64, counter: impl FnOnce(u64) -> Counter) -> Vote {
+pub(super) fn counted(
+    answer: NodeAnswer,
+    value: i64,
+    counter: impl FnOnce(u64) -> Counter,
+) -> Vote {
     match u64::try_from(value) {
         Ok(value) => Vote { answer, counter: Some(counter(value)) },
         Err(_) => NodeAnswer::Failed("its counter is below zero".into()).into(),

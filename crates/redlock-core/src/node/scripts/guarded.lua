@@ -1,23 +1,25 @@
--- All commands of a batch, after one look at whether this server may vote.
+-- The votes of a batch, after one look at whether this server may vote.
 --
--- KEYS: the server's record, then the keys that each command takes.
--- ARGV: quarantine in ms, epoch, fingerprint, durable or not; how many counters the commands take
--- and their names, in order; then each command with what else it takes.
-local record = KEYS[1]
-local quarantine, epoch, config = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+-- KEYS: the server's record, then the key of each command that has one.
+-- ARGV: quarantine in ms, epoch, fingerprint, durable or not; what the keys of void tokens begin
+-- with; what the client's clock shows and by how much this one may differ, both empty if it may
+-- differ by any time; how many counters the commands take and their names, in order; then the
+-- commands in runs of a kind: its name, how many there are, what they share, and what each takes
+-- besides its key.
+local call, pcall = redis.call, redis.pcall
+local record, key_at = KEYS[1], 1
+local quarantine, epoch, config, void = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[5]
+local said, most_skew = tonumber(ARGV[6]), tonumber(ARGV[7])
+local arg_at = 8 + tonumber(ARGV[8])
 
-local arg_at = 5 + tonumber(ARGV[5])
-local names = {}
-for i = 6, arg_at do
-  names[i - 5] = ARGV[i]
-end
-
-local time = redis.call('TIME')
+local time = call('TIME')
 local micros = time[1] * 1000000 + time[2]
 local now = math.floor(micros / 1000)
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-local kept = redis.call('HMGET', record, 'run', 'epoch', 'config', 'until', 'quarantine', 'all',
-  'void', unpack(names))
+local info = call('INFO', 'server')
+local _, named = string.find(info, 'run_id:', 1, true)
+local run = string.match(info, '^%w+', named + 1)
+local kept = call('HMGET', record, 'run', 'epoch', 'config', 'until', 'quarantine', 'all',
+  'void', unpack(ARGV, 9, arg_at))
 local all_known, void_until = kept[6], tonumber(kept[7] or 0)
 
 local function whole(number)
@@ -32,14 +34,14 @@ end
 local refusal
 
 local function quarantine_until(ends, ...)
-  local written = redis.pcall('HSET', record, 'until', whole(ends), ...)
+  local written = pcall('HSET', record, 'until', whole(ends), ...)
   refusal = is_error(written) and written or {err = 'QUARANTINED ' .. whole(ends - now)}
 end
 
 if kept[1] ~= run and not (kept[1] and ARGV[4] == '1') then
   -- Another process than the one that wrote the record, or no record: what this server knows of
   -- locks and counters may be old or nothing at all.
-  redis.call('DEL', record)
+  call('DEL', record)
   quarantine_until(now + quarantine, 'run', run, 'epoch', epoch, 'config', config,
     'quarantine', whole(quarantine))
 elseif epoch > tonumber(kept[2]) then
@@ -53,13 +55,16 @@ elseif config ~= kept[3] then
 elseif now < tonumber(kept[4]) then
   refusal = {err = 'QUARANTINED ' .. whole(tonumber(kept[4]) - now)}
 elseif kept[1] ~= run then
-  local written = redis.pcall('HSET', record, 'run', run)
+  local written = pcall('HSET', record, 'run', run)
   refusal = is_error(written) and written or nil
+end
+
+if said and math.abs(micros - said) > most_skew then
+  refusal = {err = 'SKEW ' .. whole((micros - said) / 1000)}
 end
 
 -- Nothing below may raise an error: it would hide what the commands before it have done.
 
-local key_at = 1
 local function key()
   key_at = key_at + 1
   return KEYS[key_at]
@@ -73,25 +78,24 @@ end
 local counters, taken = {}, 0
 local function counter()
   taken = taken + 1
-  local name = names[taken]
-  if not counters[name] then
+  local name = ARGV[8 + taken]
+  local counter = counters[name]
+  if not counter then
     local last = kept[7 + taken]
     local known = last or all_known
     if not known then
-      last = redis.call('HMGET', record, 'u' .. name)[1]
+      last = call('HMGET', record, 'u' .. name)[1]
     end
-    counters[name] = {last = tonumber(last or 0), known = known, lost = not known}
+    counter = {last = tonumber(last or 0), known = known, lost = not known, text = false,
+      changed = false}
+    counters[name] = counter
   end
-  return counters[name]
+  return counter
 end
 
-local answers = {}
+local answers, answered = {}, 0
 -- Which answers count only if the counters are written, and the key to delete otherwise.
 local depending = {}
-local function depend_on(counter, value, key)
-  counter.last, counter.changed = value, true
-  depending[#answers + 1] = key or false
-end
 
 -- Who has a key that is not ours.
 local function holder_of(key, holder)
@@ -100,87 +104,65 @@ local function holder_of(key, holder)
   elseif type(holder) == 'table' then
     return holder
   end
-  return {holder, redis.pcall('PTTL', key)}
+  return {holder, pcall('PTTL', key)}
 end
 
 local function release(key, token)
-  local holder = redis.pcall('GET', key)
+  local holder = pcall('GET', key)
   if holder == token then
-    return redis.pcall('DEL', key)
+    return pcall('DEL', key)
   end
   return holder_of(key, holder)
 end
 
 local commands = {}
 
--- Said before all others, by clients that are to notice clocks that were set: what theirs shows,
--- and by how much that of a server may differ which votes.
-local said
-function commands.clock()
-  local most
-  said, most = tonumber(arg()), tonumber(arg())
-  local ahead = micros - said
-  if math.abs(ahead) > most then
-    refusal = {err = 'SKEW ' .. whole(ahead / 1000)}
-  end
-end
-
--- This server's clock was wrong while a majority agreed with the client's: a lock may have expired
--- too soon. What it was said counts, as this clock may still be wrong.
-function commands.distrust()
-  local ends = math.floor((said or micros) / 1000) + quarantine
-  local votes_at = redis.pcall('HGET', record, 'until')
-  if is_error(votes_at) then
-    return votes_at
-  elseif tonumber(votes_at or 0) < ends then
-    local written = redis.pcall('HSET', record, 'until', whole(ends))
-    if is_error(written) then
-      return written
-    end
-    refusal = refusal or {err = 'QUARANTINED ' .. whole(ends - now)}
-  end
-  return 1
-end
-
-function commands.acquire()
-  local key, void, token, ttl, proposal, counter = key(), key(), arg(), arg(), arg(), counter()
+function commands.acquire(ttl)
+  local key, token, proposal, counter = key(), arg(), arg(), counter()
   if refusal then
     return refusal
   end
   if now < void_until then
-    local voided = redis.pcall('EXISTS', void)
+    local voided = pcall('EXISTS', void .. token)
     if voided ~= 0 then
       return is_error(voided) and voided or {err = 'VOID'}
     end
   end
   -- The first write is one that a full server refuses: there is nothing half done then.
-  local set = redis.pcall('SET', key, token, 'NX', 'PX', ttl)
+  local set = pcall('SET', key, token, 'NX', 'PX', ttl)
   if not set then
-    return holder_of(key, redis.pcall('GET', key))
+    return holder_of(key, pcall('GET', key))
   elseif set.err then
     return set
   end
   -- A clock that is far ahead must not use up the numbers.
-  local proposed = math.min(tonumber(proposal), micros + 60000000)
-  depend_on(counter, math.max(counter.last + 1, proposed), key)
-  return {counter.last, counter.known and 1 or 0}
+  local value, text = tonumber(proposal), proposal
+  if value > micros + 60000000 then
+    value, text = micros + 60000000, nil
+  end
+  if value <= counter.last then
+    value, text = counter.last + 1, nil
+  end
+  counter.last, counter.text, counter.changed = value, text, true
+  depending[answered] = key
+  return counter.known and value or {value, 0}
 end
 
-function commands.extend()
-  local key, token, ttl = key(), arg(), arg()
+function commands.extend(ttl)
+  local key, token = key(), arg()
   if refusal then
     return refusal
   end
-  local holder = redis.pcall('GET', key)
+  local holder = pcall('GET', key)
   if holder ~= token then
     return holder_of(key, holder)
   end
   -- Never shorter: an extension that comes late must not cut off one that was confirmed since.
-  local left = redis.pcall('PTTL', key)
+  local left = pcall('PTTL', key)
   if type(left) == 'number' and left >= tonumber(ttl) then
     return 1
   end
-  return redis.pcall('PEXPIRE', key, ttl)
+  return pcall('PEXPIRE', key, ttl)
 end
 
 function commands.confirm()
@@ -188,12 +170,15 @@ function commands.confirm()
   if refusal then
     return refusal
   end
-  local holder = redis.pcall('GET', key)
+  local holder = pcall('GET', key)
   if holder ~= token then
     return holder_of(key, holder)
   end
-  counter.known = true
-  depend_on(counter, math.max(counter.last, tonumber(fence)))
+  counter.known, counter.changed = true, true
+  if tonumber(fence) > counter.last then
+    counter.last, counter.text = tonumber(fence), fence
+  end
+  depending[answered] = false
   return 1
 end
 
@@ -213,8 +198,40 @@ function commands.learn()
   elseif since ~= kept[4] then
     return 0
   elseif not counter.known then
-    counter.known = true
-    depend_on(counter, math.max(counter.last, tonumber(value)))
+    counter.known, counter.changed = true, true
+    if tonumber(value) > counter.last then
+      counter.last, counter.text = tonumber(value), value
+    end
+    depending[answered] = false
+  end
+  return 1
+end
+
+-- A release that may be overtaken by what it undoes: the token is of no use afterwards.
+function commands.void()
+  local key, token = key(), arg()
+  local released = release(key, token)
+  if released ~= 1 then
+    void_until = math.max(void_until, now + quarantine)
+    pcall('SET', void .. token, 1, 'PX', whole(quarantine))
+    pcall('HSET', record, 'void', whole(void_until))
+  end
+  return released
+end
+
+-- This server's clock was wrong while a majority agreed with the client's: a lock may have expired
+-- too soon. What it was said counts, as this clock may still be wrong.
+function commands.distrust()
+  local ends = math.floor((said or micros) / 1000) + quarantine
+  local votes_at = pcall('HGET', record, 'until')
+  if is_error(votes_at) then
+    return votes_at
+  elseif tonumber(votes_at or 0) < ends then
+    local written = pcall('HSET', record, 'until', whole(ends))
+    if is_error(written) then
+      return written
+    end
+    refusal = refusal or {err = 'QUARANTINED ' .. whole(ends - now)}
   end
   return 1
 end
@@ -223,46 +240,40 @@ function commands.release()
   return release(key(), arg())
 end
 
--- A release that may be overtaken by what it undoes: the token is of no use afterwards.
-function commands.void()
-  local key, void, token = key(), key(), arg()
-  local released = release(key, token)
-  if released ~= 1 then
-    void_until = math.max(void_until, now + quarantine)
-    redis.pcall('SET', void, 1, 'PX', whole(quarantine))
-    redis.pcall('HSET', record, 'void', whole(void_until))
-  end
-  return released
-end
-
 function commands.inspect()
   local key = key()
-  return holder_of(key, redis.pcall('GET', key))
+  return holder_of(key, pcall('GET', key))
 end
 
 while arg_at < #ARGV do
-  answers[#answers + 1] = commands[arg()]()
+  local name, count = arg(), arg()
+  local command = commands[name]
+  local shared = (name == 'acquire' or name == 'extend') and arg()
+  for _ = 1, count do
+    answered = answered + 1
+    answers[answered] = command(shared)
+  end
 end
 
 local written, regained = {}, {}
 for name, counter in pairs(counters) do
   if counter.changed then
     written[#written + 1] = counter.known and name or 'u' .. name
-    written[#written + 1] = whole(counter.last)
+    written[#written + 1] = counter.text or whole(counter.last)
     if counter.known and counter.lost then
       regained[#regained + 1] = 'u' .. name
     end
   end
 end
 if #written > 0 then
-  local failed = redis.pcall('HSET', record, unpack(written))
+  local failed = pcall('HSET', record, unpack(written))
   if is_error(failed) then
     for i, key in pairs(depending) do
-      local undone = not key or redis.pcall('DEL', key) == 1
+      local undone = not key or pcall('DEL', key) == 1
       answers[i] = undone and failed or {err = 'HALFDONE ' .. failed.err}
     end
   elseif #regained > 0 then
-    redis.pcall('HDEL', record, unpack(regained))
+    pcall('HDEL', record, unpack(regained))
   end
 end
 return answers
