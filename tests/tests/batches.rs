@@ -12,11 +12,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 const LOCKS: usize = 40;
 
-fn redlock(urls: impl IntoIterator<Item = String>) -> Redlock {
-    let config = Config::servers(urls).pool_size(1).ttl(Duration::from_secs(300));
-    Redlock::new(
-        config.safety(Safety::Plain).node_deadline(Duration::from_secs(2)).build().unwrap(),
-    )
+const MODES: [Safety; 2] = [Safety::Plain, Safety::Guarded];
+
+async fn redlock(urls: impl IntoIterator<Item = String>, safety: Safety) -> Redlock {
+    let config = Config::servers(urls).pool_size(1).ttl(Duration::from_secs(300)).safety(safety);
+    let redlock = Redlock::new(config.node_deadline(Duration::from_secs(2)).build().unwrap());
+    eventually(PATIENCE, "servers that vote", async || redlock.provision().await).await;
+    redlock
 }
 
 /// Holds many locks, on every server.
@@ -40,62 +42,74 @@ async fn release_with(redlock: &Redlock, key: &str, mut guards: Vec<Guard>) {
 
 #[tokio::test]
 async fn what_is_released_together_is_one_call_to_each_server() {
-    let fleet = Fleet::start(3).await;
-    let redlock = redlock(fleet.urls());
-    let guards = lock_many(&redlock, &fleet).await;
-    drop(guards);
-    fleet.eventually_empty(PATIENCE).await;
-    let commands = fleet.commands().await;
-    assert_eq!((commands["del"], commands["evalsha"]), (3 * LOCKS as u64, 3), "{commands:?}");
+    for safety in MODES {
+        let fleet = Fleet::start(3).await;
+        let redlock = redlock(fleet.urls(), safety).await;
+        let guards = lock_many(&redlock, &fleet).await;
+        drop(guards);
+        fleet.eventually_empty(PATIENCE).await;
+        let commands = fleet.commands().await;
+        assert_eq!((commands["del"], commands["evalsha"]), (3 * LOCKS as u64, 3), "{commands:?}");
+        // No look at the server: releases are no votes.
+        assert!(!commands.contains_key("hmget"), "{safety:?}: {commands:?}");
+    }
 }
 
 #[tokio::test]
 async fn a_lock_that_follows_a_release_of_its_key_finds_it_free() {
-    let fleet = Fleet::start(3).await;
-    let redlock = redlock(fleet.urls());
-    let guards = lock_many(&redlock, &fleet).await;
-    drop(guards);
-    let again = lock_many(&redlock, &fleet).await;
-    assert_eq!(again.len(), LOCKS);
+    for safety in MODES {
+        let fleet = Fleet::start(3).await;
+        let redlock = redlock(fleet.urls(), safety).await;
+        let guards = lock_many(&redlock, &fleet).await;
+        drop(guards);
+        let again = lock_many(&redlock, &fleet).await;
+        assert_eq!(again.len(), LOCKS, "{safety:?}");
+    }
 }
 
 #[tokio::test]
 async fn releases_are_sent_again_to_a_server_that_forgot_the_script() {
-    let fleet = Fleet::start(3).await;
-    let redlock = redlock(fleet.urls());
-    let guards = lock_many(&redlock, &fleet).await;
-    for server in &fleet {
-        server.flush_scripts().await;
+    for safety in MODES {
+        let fleet = Fleet::start(3).await;
+        let redlock = redlock(fleet.urls(), safety).await;
+        let guards = lock_many(&redlock, &fleet).await;
+        for server in &fleet {
+            server.flush_scripts().await;
+        }
+        drop(guards);
+        fleet.eventually_empty(PATIENCE).await;
     }
-    drop(guards);
-    fleet.eventually_empty(PATIENCE).await;
 }
 
 #[tokio::test]
 async fn a_key_of_another_program_is_refused_and_the_others_are_released() {
-    let fleet = Fleet::start(3).await;
-    let redlock = redlock(fleet.urls());
-    let guards = lock_many(&redlock, &fleet).await;
-    for server in &fleet {
-        let mut push = redis::cmd("RPUSH");
-        push.arg("list").arg("of-another-program");
-        push.exec_async(&mut server.connection().await).await.unwrap();
+    for safety in MODES {
+        let fleet = Fleet::start(3).await;
+        let redlock = redlock(fleet.urls(), safety).await;
+        let guards = lock_many(&redlock, &fleet).await;
+        for server in &fleet {
+            let mut push = redis::cmd("RPUSH");
+            push.arg("list").arg("of-another-program");
+            push.exec_async(&mut server.connection().await).await.unwrap();
+        }
+        release_with(&redlock, "list", guards).await;
+        eventually(PATIENCE, "the list is left", async || fleet.total_keys().await == 3).await;
+        let commands = fleet.commands().await;
+        assert_eq!((commands["evalsha"], commands.get("eval")), (3, None), "{commands:?}");
     }
-    release_with(&redlock, "list", guards).await;
-    eventually(PATIENCE, "the list is left", async || fleet.total_keys().await == 3).await;
-    let commands = fleet.commands().await;
-    assert_eq!((commands["evalsha"], commands.get("eval")), (3, None), "{commands:?}");
 }
 
 #[tokio::test]
 async fn a_key_that_the_user_may_not_touch_is_refused_and_the_others_are_released() {
     let acl = "user locker on >s3cret resetchannels ~app:* ~redlock:* +@all";
-    let fleet = Fleet::start_with(3, RedisServer::options().acl(acl)).await;
     let url = |server: &RedisServer| format!("redis://locker:s3cret@127.0.0.1:{}/", server.port());
-    let redlock = redlock(fleet.iter().map(url));
-    let guards = lock_many(&redlock, &fleet).await;
-    release_with(&redlock, "forbidden", guards).await;
-    fleet.eventually_empty(PATIENCE).await;
+    for safety in MODES {
+        let fleet = Fleet::start_with(3, RedisServer::options().acl(acl)).await;
+        let redlock = redlock(fleet.iter().map(url), safety).await;
+        let guards = lock_many(&redlock, &fleet).await;
+        release_with(&redlock, "forbidden", guards).await;
+        fleet.eventually_empty(PATIENCE).await;
+    }
 }
 
 #[tokio::test]
@@ -108,6 +122,7 @@ async fn a_server_that_forgets_the_script_at_once_is_not_asked_for_ever() {
         })
     };
     let fakes: Vec<_> = fleet.iter().map(forgetful).collect();
-    let guard = redlock(fakes.iter().map(FakeServer::url)).lock("order").await.unwrap();
+    let redlock = redlock(fakes.iter().map(FakeServer::url), Safety::Plain).await;
+    let guard = redlock.lock("order").await.unwrap();
     assert_eq!(timeout(PATIENCE, guard.release()).await.unwrap(), Released::Indeterminate);
 }

@@ -72,6 +72,8 @@ pub(super) struct Plan {
     brief: Vec<bool>,
     /// Something expires soon: nobody may look before it has.
     waiting: bool,
+    /// Of the numbers for counters.
+    largest: u64,
 }
 
 impl Plan {
@@ -91,6 +93,7 @@ impl Plan {
             favourite: 0,
             brief: clients.iter().map(brief).collect(),
             waiting: false,
+            largest: 0,
         }
     }
 
@@ -120,6 +123,7 @@ impl Plan {
         for _ in 0..size {
             match self.rng.u8(..12) {
                 0 => batch.extend(self.succession()),
+                1 => batch.extend(self.one_after_another()),
                 _ => batch.push(self.asked()),
             }
         }
@@ -152,6 +156,15 @@ impl Plan {
         [release, acquire]
     }
 
+    /// Two locks of one key while the client's clock stands still.
+    fn one_after_another(&mut self) -> [Asked; 3] {
+        self.largest += 1;
+        let acquire = Op::Acquire { ttl: LONG, proposal: self.largest };
+        let acquire = Asked { op: acquire, ..self.asked() };
+        let release = Asked { op: Op::Release, ..acquire.clone() };
+        [acquire.clone(), release, acquire]
+    }
+
     fn op(&mut self) -> Op {
         let bucket = [0, 1, 2, 197, 842, 543][self.rng.usize(..6)];
         match self.rng.u16(..1_000) {
@@ -181,12 +194,14 @@ impl Plan {
 
     /// A token, or what is proposed as one: small, or about what the clock says.
     fn number(&mut self) -> u64 {
-        match self.rng.bool() {
+        let number = match self.rng.bool() {
             true => self.rng.u64(..1_000),
             false => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
                 now.saturating_add_signed(self.rng.i64(-90_000_000..=30_000_000))
             }
-        }
+        };
+        self.largest = self.largest.max(number);
+        number
     }
 }
