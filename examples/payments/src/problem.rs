@@ -56,7 +56,8 @@ impl Problem {
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         tracing::error!(%error, "the database failed");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the payment store failed; try again later")
+        let detail = "the payment store failed; send the same request again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 }
 
@@ -86,7 +87,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = self.body();
         let mut response = (self.status, [(CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
-        if self.status == StatusCode::BAD_GATEWAY {
+        if [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE].contains(&self.status) {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

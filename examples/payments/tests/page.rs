@@ -65,7 +65,7 @@ async fn whatever_is_pressed_there_is_one_charge_and_it_is_seen_who_waits_for_wh
     eventually(SOON, "payments to be refused", async || {
         browser.press("Pay once").await;
         browser.reads(NEWEST, "1 request:").await;
-        browser.text(&format!("{NEWEST} .request")).await.contains("503 no majority")
+        browser.text(&format!("{NEWEST} .request")).await.contains("503 not available")
     })
     .await;
     browser.reads(SAID, "Not charged (503)").await;

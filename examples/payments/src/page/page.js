@@ -25,7 +25,7 @@ function say(text) {
 // ---- Runs: what one press of a button has sent, and what became of each request
 
 const WORDS = {
-  charged: "charged", replayed: "replayed", locked: "locked", unavailable: "no majority",
+  charged: "charged", replayed: "replayed", locked: "locked", unavailable: "not available",
   late: "came too late", unknown: "provider failed", refused: "refused", mistaken: "not accepted", failed: "failed",
 };
 const KEPT_RUNS = 10;

@@ -76,7 +76,7 @@ impl DatabaseUrl {
 
     pub(super) async fn open(&self) -> Result<AnyPool, sqlx::Error> {
         install_default_drivers();
-        let (url, setup) = match self.kind {
+        let (url, connections, setup) = match self.kind {
             Kind::Sqlite => (
                 // Unless the address says how, the file is created if it is missing.
                 match self.url.split_once('?') {
@@ -84,14 +84,16 @@ impl DatabaseUrl {
                     Some((_, query)) if query.contains("mode=") => self.url.clone(),
                     Some(_) => format!("{}&mode=rwc", self.url),
                 },
-                // Readers do not wait for writers, writers wait for each other.
+                // Readers do not wait for writers, writers wait for each other, and SQLite does not
+                // let them in by turns: the fewer there are, the sooner each gets its own.
+                4,
                 "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL;
                  PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON",
             ),
-            Kind::Postgres => (self.url.clone(), "SET statement_timeout = '10s'"),
+            Kind::Postgres => (self.url.clone(), 8, "SET statement_timeout = '10s'"),
         };
         let pool = AnyPoolOptions::new()
-            .max_connections(8)
+            .max_connections(connections)
             .acquire_timeout(PATIENCE)
             .after_connect(move |connection, _| {
                 Box::pin(async move { connection.execute(setup).await.map(|_| ()) })
