@@ -12,6 +12,7 @@ use redlock_tests::{all_vote, eventually};
 use rslock::LockManager;
 use serde::{Serialize, Serializer};
 
+use crate::limit::Limit;
 use crate::scenario::Result;
 
 const TTL: Duration = Duration::from_secs(10);
@@ -19,10 +20,11 @@ const TTL: Duration = Duration::from_secs(10);
 /// For servers that have just been started.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Whose locks are measured.
+/// Whose locks are measured. The limit has none: see [`Limit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Library {
     Ours(Mode),
+    Limit,
     Rslock,
     Redlock2,
     DistributedLock,
@@ -40,6 +42,7 @@ pub(crate) enum Mode {
 #[derive(Clone)]
 pub(crate) enum Contender {
     Ours(Redlock),
+    Limit(Arc<Limit>),
     Rslock(LockManager),
     Redlock2(Arc<RedLock>),
     DistributedLock(Arc<RedisLockProvider>),
@@ -49,6 +52,7 @@ impl Contender {
     pub(crate) async fn connect(library: Library, urls: &[String]) -> Result<Self> {
         Ok(match library {
             Library::Ours(mode) => Self::Ours(connect(urls, mode).await?),
+            Library::Limit => Self::Limit(Arc::new(Limit::connect(urls).await?)),
             Library::Rslock => Self::Rslock(LockManager::new(urls.to_vec())),
             Library::Redlock2 => Self::Redlock2(Arc::new(RedLock::new(urls.to_vec()))),
             Library::DistributedLock => {
@@ -67,6 +71,12 @@ impl Contender {
                 let guard = redlock.lock(key).await?;
                 let locked = start.elapsed();
                 guard.release().await;
+                locked
+            }
+            Self::Limit(limit) => {
+                let held = limit.lock(key).await?;
+                let locked = start.elapsed();
+                held.release().await?;
                 locked
             }
             Self::Rslock(manager) => {
@@ -134,6 +144,7 @@ impl fmt::Display for Library {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ours(mode) => mode.fmt(f),
+            Self::Limit => f.pad("limit"),
             Self::Rslock => f.pad("rslock"),
             Self::Redlock2 => f.pad("redlock 2.0"),
             Self::DistributedLock => f.pad("distributed-lock"),

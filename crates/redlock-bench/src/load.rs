@@ -83,6 +83,8 @@ impl Seen {
 }
 
 async fn run(contender: &Contender, tasks: usize, end: Instant) -> Result<Seen> {
+    // No turn is held up by keys that another one left for a moment.
+    let turn = fastrand::u32(..);
     let mut running = JoinSet::new();
     for task in 0..tasks {
         let contender = contender.clone();
@@ -93,7 +95,7 @@ async fn run(contender: &Contender, tasks: usize, end: Instant) -> Result<Seen> 
                 if start >= end {
                     break;
                 }
-                match contender.cycle(&format!("bench:{task}:{cycle}")).await {
+                match contender.cycle(&format!("bench:{turn:x}:{task}:{cycle}")).await {
                     Ok(locked) => {
                         seen.lock.record(nanos(locked))?;
                         seen.cycle.record(nanos(start.elapsed()))?;

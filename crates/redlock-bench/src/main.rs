@@ -11,6 +11,7 @@ mod contender;
 mod counters;
 mod goal;
 mod interleave;
+mod limit;
 mod load;
 mod plots;
 mod report;

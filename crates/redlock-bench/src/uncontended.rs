@@ -45,9 +45,9 @@ struct Row {
 
 pub(crate) async fn measure(scale: Scale) -> Result<Uncontended> {
     let all: &[Library] = if scale.quick {
-        &[PLAIN, GUARDED, REFERENCE]
+        &[PLAIN, GUARDED, Library::Limit, REFERENCE]
     } else {
-        &[PLAIN, GUARDED, REFERENCE, Library::DistributedLock, Library::Redlock2]
+        &[PLAIN, GUARDED, Library::Limit, REFERENCE, Library::DistributedLock, Library::Redlock2]
     };
     let groups: &[usize] = if scale.quick { &[3] } else { &[1, 3, 5] };
     let concurrency: &[usize] = if scale.quick { &[1, 64] } else { &[1, 16, 64, 256] };
