@@ -52,7 +52,7 @@ impl Contender {
     pub(crate) async fn connect(library: Library, urls: &[String]) -> Result<Self> {
         Ok(match library {
             Library::Ours(mode) => Self::Ours(connect(urls, mode).await?),
-            Library::Limit => Self::Limit(Arc::new(Limit::connect(urls).await?)),
+            Library::Limit => Self::Limit(Arc::new(Limit::connect(urls, 1).await?)),
             Library::Rslock => Self::Rslock(LockManager::new(urls.to_vec())),
             Library::Redlock2 => Self::Redlock2(Arc::new(RedLock::new(urls.to_vec()))),
             Library::DistributedLock => {
@@ -116,7 +116,7 @@ pub(crate) async fn connect_patiently(urls: &[String], mode: Mode) -> Result<Red
     set_up(settings(urls, mode).node_deadline(TTL / 4)).await
 }
 
-fn settings(urls: &[String], mode: Mode) -> ConfigBuilder {
+pub(crate) fn settings(urls: &[String], mode: Mode) -> ConfigBuilder {
     let safety = match mode {
         Mode::Plain => Safety::Plain,
         Mode::Guarded => Safety::Guarded,
@@ -124,7 +124,7 @@ fn settings(urls: &[String], mode: Mode) -> ConfigBuilder {
     Config::servers(urls.iter().map(String::as_str)).safety(safety).ttl(TTL)
 }
 
-async fn set_up(settings: ConfigBuilder) -> Result<Redlock> {
+pub(crate) async fn set_up(settings: ConfigBuilder) -> Result<Redlock> {
     let redlock = Redlock::new(settings.build()?);
     eventually(PATIENCE, "servers that vote", async || redlock.provision().await).await;
     all_vote(&redlock).await;
@@ -147,7 +147,7 @@ impl fmt::Display for Library {
             Self::Limit => f.pad("limit"),
             Self::Rslock => f.pad("rslock"),
             Self::Redlock2 => f.pad("redlock 2.0"),
-            Self::DistributedLock => f.pad("distributed-lock"),
+            Self::DistributedLock => f.pad("distributed"),
         }
     }
 }

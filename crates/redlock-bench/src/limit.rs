@@ -4,9 +4,12 @@
 //! batches over one connection, and goes on at the majority. There is no lock logic: no answer is
 //! looked at, nothing is renewed, nothing cleaned up.
 
+use std::mem::take;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Pipeline, RedisResult, Script};
@@ -51,14 +54,16 @@ struct Round {
 }
 
 impl Limit {
-    pub(crate) async fn connect(urls: &[String]) -> Result<Self> {
+    /// With so many batches on the way to each server at once: more than one pays only where the
+    /// network is slow.
+    pub(crate) async fn connect(urls: &[String], window: usize) -> Result<Self> {
         let (mut nodes, mut tasks) = (Vec::new(), JoinSet::new());
         for url in urls {
             let mut connection =
                 Client::open(url.as_str())?.get_multiplexed_async_connection().await?;
             let release = Script::new(RELEASE).prepare_invoke().load_async(&mut connection).await?;
             let (sender, inbox) = mpsc::unbounded_channel();
-            tasks.spawn(serve(connection, release, inbox));
+            tasks.spawn(serve(connection, release, window, inbox));
             nodes.push(sender);
         }
         Ok(Self { nodes, _tasks: tasks })
@@ -112,18 +117,34 @@ impl Round {
     }
 }
 
-/// Sends what has gathered while the batch before was on its way.
+/// Sends what has gathered while as many batches as may be were on the way.
 async fn serve(
-    mut connection: MultiplexedConnection,
+    connection: MultiplexedConnection,
     release: String,
+    window: usize,
     mut inbox: mpsc::UnboundedReceiver<Posted>,
 ) -> RedisResult<()> {
-    let mut batch = Vec::new();
-    while inbox.recv_many(&mut batch, LARGEST_BATCH).await > 0 {
-        pipeline(&batch, &release).exec_async(&mut connection).await?;
-        batch.drain(..).for_each(|posted| posted.round.answer());
+    let mut gathered = Vec::new();
+    let mut on_the_way = FuturesOrdered::new();
+    loop {
+        tokio::select! {
+            Some(answered) = on_the_way.next() => {
+                let answered: Vec<Posted> = answered?;
+                answered.iter().for_each(|posted| posted.round.answer());
+            }
+            count = inbox.recv_many(&mut gathered, LARGEST_BATCH), if on_the_way.len() < window => {
+                if count == 0 {
+                    return Ok(());
+                }
+                let (batch, mut connection) = (take(&mut gathered), connection.clone());
+                let pipeline = pipeline(&batch, &release);
+                on_the_way.push_back(async move {
+                    pipeline.exec_async(&mut connection).await?;
+                    RedisResult::Ok(batch)
+                });
+            }
+        }
     }
-    Ok(())
 }
 
 /// All releases are one call: so they are with this library.

@@ -9,10 +9,13 @@
 
 mod contender;
 mod counters;
+mod delayed;
+mod distance;
 mod goal;
 mod interleave;
 mod limit;
 mod load;
+mod nodes;
 mod plots;
 mod report;
 mod scenario;
@@ -48,13 +51,22 @@ struct Options {
 enum Part {
     Counters,
     Uncontended,
+    Delayed,
+    Nodes,
 }
 
 impl Part {
+    /// Whether it belongs to the quick run.
+    const fn decides(self) -> bool {
+        matches!(self, Self::Counters | Self::Uncontended | Self::Nodes)
+    }
+
     async fn measure(self, scale: Scale, report: &mut Report) -> Result<()> {
         match self {
             Self::Counters => report.add("counters", &counters::measure(scale).await?),
             Self::Uncontended => report.add("uncontended", &uncontended::measure(scale).await?),
+            Self::Delayed => report.add("delayed", &delayed::measure(scale).await?),
+            Self::Nodes => report.add("nodes", &nodes::measure(scale).await?),
         }
     }
 }
@@ -65,7 +77,11 @@ async fn main() -> Result<ExitCode> {
     let scale = if options.quick { Scale::QUICK } else { Scale::FULL };
     let mut report = Report::default();
     for part in Part::value_variants() {
-        if options.only.is_empty() || options.only.contains(part) {
+        let wanted = match options.only.as_slice() {
+            [] => !options.quick || part.decides(),
+            only => only.contains(part),
+        };
+        if wanted {
             part.measure(scale, &mut report).await?;
         }
     }
@@ -73,6 +89,10 @@ async fn main() -> Result<ExitCode> {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print!("{report}");
+    }
+    if let Some(folder) = &options.plots {
+        std::fs::create_dir_all(folder)?;
+        report.plots().iter().try_for_each(|plot| plot.draw(folder))?;
     }
     let mut faults = report.faults().peekable();
     let code = if faults.peek().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE };

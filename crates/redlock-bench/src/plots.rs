@@ -1,5 +1,12 @@
 //! Figures as pictures.
 
+use std::ops::Range;
+use std::path::Path;
+
+use plotters::prelude::*;
+
+use crate::scenario::Result;
+
 /// Lines over one axis, drawn into a file of this name.
 #[derive(Clone, Debug)]
 pub(crate) struct Plot {
@@ -10,8 +17,10 @@ pub(crate) struct Plot {
     pub(crate) lines: Vec<Line>,
 }
 
-#[derive(Clone, Debug)]
+/// What the numbers are.
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Axis {
+    /// From zero on.
     Linear(&'static str),
     Logarithmic(&'static str),
 }
@@ -20,4 +29,83 @@ pub(crate) enum Axis {
 pub(crate) struct Line {
     pub(crate) name: String,
     pub(crate) points: Vec<(f64, f64)>,
+}
+
+const SIZE: (u32, u32) = (800, 500);
+
+/// Of Okabe and Ito: they can be told apart by everybody, and in print.
+const COLORS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(230, 159, 0),
+    BLACK,
+];
+
+impl Plot {
+    /// Writes `<file>.svg`.
+    pub(crate) fn draw(&self, folder: &Path) -> Result<()> {
+        let path = folder.join(self.file).with_extension("svg");
+        let points = || self.lines.iter().flat_map(|line| &line.points);
+        let (x, y) = (
+            range(self.x, points().map(|point| point.0)),
+            range(self.y, points().map(|point| point.1)),
+        );
+        let area = SVGBackend::new(&path, SIZE).into_drawing_area();
+        area.fill(&WHITE)?;
+        let mut chart = ChartBuilder::on(&area);
+        chart.caption(&self.title, ("sans-serif", 20)).margin(12);
+        chart.x_label_area_size(40).y_label_area_size(70);
+        macro_rules! draw {
+            ($x:expr, $y:expr) => {{
+                let mut chart = chart.build_cartesian_2d($x, $y)?;
+                chart
+                    .configure_mesh()
+                    .light_line_style(TRANSPARENT)
+                    .x_desc(self.x.label())
+                    .y_desc(self.y.label())
+                    .draw()?;
+                for (line, color) in self.lines.iter().zip(COLORS.iter().cycle()) {
+                    let style = color.stroke_width(2);
+                    let drawn = LineSeries::new(line.points.iter().copied(), style).point_size(3);
+                    let drawn = chart.draw_series(drawn)?;
+                    drawn
+                        .label(&line.name)
+                        .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
+                }
+                chart
+                    .configure_series_labels()
+                    .background_style(WHITE.mix(0.8))
+                    .border_style(BLACK.mix(0.2))
+                    .position(SeriesLabelPosition::UpperLeft)
+                    .draw()?;
+            }};
+        }
+        match (self.x, self.y) {
+            (Axis::Linear(_), Axis::Linear(_)) => draw!(x, y),
+            (Axis::Linear(_), Axis::Logarithmic(_)) => draw!(x, y.log_scale()),
+            (Axis::Logarithmic(_), Axis::Linear(_)) => draw!(x.log_scale(), y),
+            (Axis::Logarithmic(_), Axis::Logarithmic(_)) => draw!(x.log_scale(), y.log_scale()),
+        }
+        Ok(area.present()?)
+    }
+}
+
+impl Axis {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Linear(label) | Self::Logarithmic(label) => label,
+        }
+    }
+}
+
+/// With some room above.
+fn range(axis: Axis, figures: impl Iterator<Item = f64> + Clone) -> Range<f64> {
+    let largest = figures.clone().fold(f64::MIN_POSITIVE, f64::max);
+    match axis {
+        Axis::Linear(_) => 0.0..largest * 1.1,
+        Axis::Logarithmic(_) => figures.fold(largest, f64::min) * 0.8..largest * 1.4,
+    }
 }
