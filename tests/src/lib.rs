@@ -24,6 +24,7 @@ mod fake;
 pub mod faults;
 mod fleet;
 pub mod model;
+mod monitor;
 mod postgres;
 mod process;
 mod proxy;
@@ -39,6 +40,7 @@ pub use checker::{
 };
 pub use fake::{Command, FakeServer, Reply};
 pub use fleet::Fleet;
+pub use monitor::Monitor;
 pub use postgres::Postgres;
 pub use proxy::Proxy;
 pub use server::{RedisServer, ServerOptions, StartError};

@@ -6,7 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redlock_tests::{Fleet, History, Ledger, RedisServer, Stamp, check, eventually};
+use redlock_core::{Config, Redlock, Safety};
+use redlock_tests::{Fleet, History, Ledger, Monitor, RedisServer, Stamp, check, eventually};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
@@ -117,6 +118,19 @@ async fn a_server_that_comes_back_has_its_port_and_lost_its_data() {
     fleet.kill(0);
     fleet.restart(0).await;
     assert_eq!((fleet[0].port(), fleet.total_keys().await), (port, 0));
+}
+
+#[tokio::test]
+async fn a_monitor_counts_what_comes_over_the_network_and_not_what_scripts_run() {
+    let fleet = Fleet::start(3).await;
+    let settings = Config::servers(fleet.urls()).safety(Safety::Plain);
+    let redlock = Redlock::new(settings.node_deadline(Duration::from_secs(2)).build().unwrap());
+    redlock.ready().await.unwrap();
+    let monitor = Monitor::start(&fleet).await;
+    redlock.lock("order").await.unwrap().release().await;
+    redlock.close(SOON).await;
+    let commands = monitor.commands(&fleet).await;
+    assert_eq!(commands, [("evalsha".to_owned(), 3), ("set".to_owned(), 3)].into());
 }
 
 #[tokio::test]

@@ -86,6 +86,13 @@ impl RedisServer {
         field.expect("Redis 6 or newer").trim().parse().expect("a number")
     }
 
+    /// The bytes that the server has allocated.
+    pub async fn used_memory(&self) -> u64 {
+        let info: String = self.ask(cmd("INFO").arg("memory")).await;
+        let field = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
+        field.expect("a Redis server").trim().parse().expect("a number")
+    }
+
     /// Sets all counters back to zero.
     pub async fn config_resetstat(&self) {
         self.ask::<()>(cmd("CONFIG").arg("RESETSTAT")).await;
