@@ -7,12 +7,16 @@
 //! Exits with 1 if a counter is not what the algorithm says, a key was left behind, or a ratio is
 //! below half of its goal.
 
+mod capacity;
 mod contender;
+mod contention;
 mod counters;
 mod delayed;
 mod distance;
 mod goal;
+mod http;
 mod interleave;
+mod leases;
 mod limit;
 mod load;
 mod nodes;
@@ -20,11 +24,12 @@ mod plots;
 mod report;
 mod scenario;
 mod uncontended;
+mod worker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::report::Report;
 use crate::scenario::{Result, Scale};
@@ -44,6 +49,15 @@ struct Options {
     /// Draw the figures into files of this folder.
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// One of several processes that contend.
+    #[command(hide = true)]
+    Worker,
 }
 
 /// In the order in which they are measured.
@@ -53,6 +67,10 @@ enum Part {
     Uncontended,
     Delayed,
     Nodes,
+    Contention,
+    Http,
+    Capacity,
+    Leases,
 }
 
 impl Part {
@@ -67,6 +85,10 @@ impl Part {
             Self::Uncontended => report.add("uncontended", &uncontended::measure(scale).await?),
             Self::Delayed => report.add("delayed", &delayed::measure(scale).await?),
             Self::Nodes => report.add("nodes", &nodes::measure(scale).await?),
+            Self::Contention => report.add("contention", &contention::measure(scale).await?),
+            Self::Http => report.add("http", &http::measure(scale).await?),
+            Self::Capacity => report.add("capacity", &capacity::measure(scale).await?),
+            Self::Leases => report.add("leases", &leases::measure(scale).await?),
         }
     }
 }
@@ -74,6 +96,10 @@ impl Part {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let options = Options::parse();
+    if let Some(Role::Worker) = options.role {
+        worker::run().await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let scale = if options.quick { Scale::QUICK } else { Scale::FULL };
     let mut report = Report::default();
     for part in Part::value_variants() {
