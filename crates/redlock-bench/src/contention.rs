@@ -73,14 +73,20 @@ pub(crate) async fn measure(scale: Scale) -> Result<Contention> {
         return Ok(Contention { rounds, drains, loops: Vec::new() });
     }
     let mut found = Contention { rounds, drains: Vec::new(), loops: Vec::new() };
-    for clients in [2, 8, 64] {
-        let crowds = [(Ours, 1), (Ours, 4.min(clients)), (Rslock, 1), (Rslock, 4.min(clients))];
-        let (drain, again) = (Load { clients, ..DRAIN }, Load { clients, ..LOOP });
-        found.drains.extend(rows(&fleet, &crowds, drain, rounds).await?);
+    for (clients, processes) in [(2, &[1, 2][..]), (8, &[1, 4]), (64, &[1, 2, 4, 8])] {
+        let ours = processes.iter().map(|&processes| (Ours, processes));
+        let theirs = [1, several(clients)].map(|processes| (Rslock, processes));
+        let crowds: Vec<_> = ours.chain(theirs).collect();
+        let (once, again) = (Load { clients, ..DRAIN }, Load { clients, ..LOOP });
+        found.drains.extend(rows(&fleet, &crowds, once, rounds).await?);
         found.loops.extend(rows(&fleet, &crowds, again, LOOPS).await?);
     }
-    found.drains.extend(rows(&fleet, &[(Ours, 2), (Ours, 8)], DRAIN, rounds).await?);
     Ok(found)
+}
+
+/// Processes that one plots and compares: four, if there are so many clients.
+fn several(clients: usize) -> usize {
+    clients.min(4)
 }
 
 /// The same load with the clients in so many processes, in interleaved rounds.
@@ -141,17 +147,18 @@ impl Scenario for Contention {
         let mut goals = Vec::new();
         let ours = |row: &&Row| row.library == Locks::Ours.into();
         for row in self.drains.iter().filter(ours).filter(|row| row.clients == DRAIN.clients) {
+            let commands = match row.processes {
+                1 => 3.5,
+                8 => 12.0,
+                _ => continue,
+            };
             let mut goal = |what, wanted, seen| {
                 let name = format!("{what}, 64 who want a key once, processes: {}", row.processes);
                 goals.push(Goal::new(name, AtMost(wanted), seen));
             };
             goal("time to the ideal", 1.15, row.over_ideal);
             goal("p50 of the hand-off in ms", 1.5, row.hand_off_p50_millis);
-            match row.processes {
-                1 => goal("commands per lock", 3.5, row.commands_per_lock),
-                8 => goal("commands per lock", 12.0, row.commands_per_lock),
-                _ => {}
-            }
+            goal("commands per lock", commands, row.commands_per_lock);
             if row.processes == 1 {
                 goal("overtaken", 0.0, row.overtaken);
             }
@@ -166,7 +173,11 @@ impl Scenario for Contention {
     fn plots(&self) -> Vec<Plot> {
         let mut lines: Vec<Line> = Vec::new();
         for row in &self.loops {
-            let processes = if row.processes == 1 { "1 process" } else { "4 processes" };
+            let processes = match row.processes {
+                1 => "1 process",
+                some if some == several(row.clients) => "4 processes",
+                _ => continue,
+            };
             for (share, waited) in [("p50", row.waited_p50_millis), ("p99", row.waited_p99_millis)]
             {
                 let name = format!("{}, {processes}, {share}", row.library);

@@ -96,7 +96,7 @@ pub(crate) async fn measure(_: Scale) -> Result<Leases> {
     }
     let mut held = Vec::new();
     for mode in [Mode::Plain, Mode::Guarded] {
-        let fleet = Arc::clone(&fleet);
+        let fleet = Fleet::start(NODES).await;
         held.push(on_one_thread(move |runtime| hold(runtime, &fleet, mode)).await?);
     }
     Ok(Leases { cycles, held })
