@@ -76,7 +76,7 @@ enum Part {
 impl Part {
     /// Whether it belongs to the quick run.
     const fn decides(self) -> bool {
-        matches!(self, Self::Counters | Self::Uncontended | Self::Nodes)
+        matches!(self, Self::Counters | Self::Uncontended | Self::Nodes | Self::Contention)
     }
 
     async fn measure(self, scale: Scale, report: &mut Report) -> Result<()> {
