@@ -12,7 +12,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{Client, Pipeline, RedisResult, Script};
+use redis::io::tcp::TcpSettings;
+use redis::{Client, IntoConnectionInfo, Pipeline, RedisResult, Script};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -59,8 +60,9 @@ impl Limit {
     pub(crate) async fn connect(urls: &[String], window: usize) -> Result<Self> {
         let (mut nodes, mut tasks) = (Vec::new(), JoinSet::new());
         for url in urls {
-            let mut connection =
-                Client::open(url.as_str())?.get_multiplexed_async_connection().await?;
+            let nodelay = TcpSettings::default().set_nodelay(true);
+            let server = url.as_str().into_connection_info()?.set_tcp_settings(nodelay);
+            let mut connection = Client::open(server)?.get_multiplexed_async_connection().await?;
             let release = Script::new(RELEASE).prepare_invoke().load_async(&mut connection).await?;
             let (sender, inbox) = mpsc::unbounded_channel();
             tasks.spawn(serve(connection, release, window, inbox));

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
+use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
 use crate::scenario::Result;
@@ -53,43 +54,53 @@ impl Plot {
             range(self.x, points().map(|point| point.0)),
             range(self.y, points().map(|point| point.1)),
         );
+        let mut ticks: Vec<f64> = points().map(|point| point.0).collect();
+        ticks.sort_by(f64::total_cmp);
+        ticks.dedup();
         let area = SVGBackend::new(&path, SIZE).into_drawing_area();
         area.fill(&WHITE)?;
         let mut chart = ChartBuilder::on(&area);
         chart.caption(&self.title, ("sans-serif", 20)).margin(12);
         chart.x_label_area_size(40).y_label_area_size(70);
-        macro_rules! draw {
-            ($x:expr, $y:expr) => {{
-                let mut chart = chart.build_cartesian_2d($x, $y)?;
-                chart
-                    .configure_mesh()
-                    .light_line_style(TRANSPARENT)
-                    .x_desc(self.x.label())
-                    .y_desc(self.y.label())
-                    .draw()?;
-                for (line, color) in self.lines.iter().zip(COLORS.iter().cycle()) {
-                    let style = color.stroke_width(2);
-                    let drawn = LineSeries::new(line.points.iter().copied(), style).point_size(3);
-                    let drawn = chart.draw_series(drawn)?;
-                    drawn
-                        .label(&line.name)
-                        .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
-                }
-                chart
-                    .configure_series_labels()
-                    .background_style(WHITE.mix(0.8))
-                    .border_style(BLACK.mix(0.2))
-                    .position(SeriesLabelPosition::UpperLeft)
-                    .draw()?;
-            }};
-        }
         match (self.x, self.y) {
-            (Axis::Linear(_), Axis::Linear(_)) => draw!(x, y),
-            (Axis::Linear(_), Axis::Logarithmic(_)) => draw!(x, y.log_scale()),
-            (Axis::Logarithmic(_), Axis::Linear(_)) => draw!(x.log_scale(), y),
-            (Axis::Logarithmic(_), Axis::Logarithmic(_)) => draw!(x.log_scale(), y.log_scale()),
+            (Axis::Linear(_), Axis::Linear(_)) => self.draw_on(&mut chart, x, y)?,
+            (Axis::Linear(_), Axis::Logarithmic(_)) => {
+                self.draw_on(&mut chart, x, y.log_scale())?;
+            }
+            (Axis::Logarithmic(_), Axis::Linear(_)) => {
+                self.draw_on(&mut chart, x.log_scale().with_key_points(ticks), y)?;
+            }
+            (Axis::Logarithmic(_), Axis::Logarithmic(_)) => {
+                let x = x.log_scale().with_key_points(ticks);
+                self.draw_on(&mut chart, x, y.log_scale())?;
+            }
         }
         Ok(area.present()?)
+    }
+
+    fn draw_on<X, Y>(
+        &self,
+        chart: &mut ChartBuilder<'_, '_, SVGBackend<'_>>,
+        x: impl AsRangedCoord<CoordDescType = X, Value = f64>,
+        y: impl AsRangedCoord<CoordDescType = Y, Value = f64>,
+    ) -> Result<()>
+    where
+        X: Ranged<ValueType = f64> + ValueFormatter<f64>,
+        Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+    {
+        let mut chart = chart.build_cartesian_2d(x, y)?;
+        let mut mesh = chart.configure_mesh();
+        mesh.light_line_style(TRANSPARENT).x_desc(self.x.label()).y_desc(self.y.label());
+        mesh.x_label_formatter(&short).y_label_formatter(&short).y_labels(8).draw()?;
+        for (line, color) in self.lines.iter().zip(COLORS.iter().cycle()) {
+            let style = color.stroke_width(2);
+            let drawn = LineSeries::new(line.points.iter().copied(), style).point_size(3);
+            let legend = move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style);
+            chart.draw_series(drawn)?.label(&line.name).legend(legend);
+        }
+        let mut labels = chart.configure_series_labels();
+        labels.background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.2));
+        Ok(labels.position(SeriesLabelPosition::UpperLeft).draw()?)
     }
 }
 
@@ -99,6 +110,11 @@ impl Axis {
             Self::Linear(label) | Self::Logarithmic(label) => label,
         }
     }
+}
+
+/// A number of a few digits.
+fn short(number: &f64) -> String {
+    format!("{}", (number * 1e3).round() / 1e3)
 }
 
 /// With some room above.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use super::{Figure, REFERENCE, Row, Uncontended};
 
+type Of = fn(&Row) -> Figure;
+
 impl fmt::Display for Uncontended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -11,7 +13,7 @@ impl fmt::Display for Uncontended {
             "medians of {} paired rounds, as ratios to {REFERENCE}; its own figures are in its column",
             self.rounds
         )?;
-        let tables: [(&str, fn(&Row) -> Figure); 4] = [
+        let tables: [(&str, Of); 4] = [
             ("cycles per second", |row| row.rate),
             ("p50, µs", |row| row.p50_micros),
             ("CPU of the client, µs per cycle", |row| row.client_cpu_micros),
@@ -22,12 +24,7 @@ impl fmt::Display for Uncontended {
 }
 
 impl Uncontended {
-    fn table(
-        &self,
-        f: &mut fmt::Formatter<'_>,
-        title: &str,
-        of: fn(&Row) -> Figure,
-    ) -> fmt::Result {
+    fn table(&self, f: &mut fmt::Formatter<'_>, title: &str, of: Of) -> fmt::Result {
         let loads = self.rows.chunk_by(|a, b| (a.nodes, a.tasks) == (b.nodes, b.tasks));
         writeln!(f, "\n{title}")?;
         for (line, load) in loads.enumerate() {
