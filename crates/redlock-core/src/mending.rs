@@ -41,7 +41,7 @@ impl Drop for Turn {
 /// The task ends by itself: each of its commands has a deadline, and all are refused once the group
 /// is closed.
 pub(crate) fn mend_if_needed(group: &Arc<Group>, acquired: &Round, key: &Key, token: &Token) {
-    let is_lost = acquired.inspect(|ballot| ballot.counters().iter().any(|(_, of)| !of.known));
+    let is_lost = acquired.inspect(|ballot| ballot.counters().any(|(_, of)| !of.known));
     if is_lost
         && let Ok(runtime) = Handle::try_current()
         && group.next_lesson.lock().take_if(|next| *next <= Instant::now()).is_some()

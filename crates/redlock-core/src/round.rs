@@ -57,7 +57,7 @@ impl Round {
 
     /// The counters that came with the answers so far, and whose they are.
     pub(crate) fn counters(&self) -> Vec<(usize, Counter)> {
-        self.inspect(|ballot| ballot.counters().to_vec())
+        self.inspect(|ballot| ballot.counters().collect())
     }
 
     pub(crate) fn inspect<T>(&self, look: impl FnOnce(&Ballot) -> T) -> T {

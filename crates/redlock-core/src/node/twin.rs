@@ -87,7 +87,7 @@ impl Real {
         let answered = |round: Arc<Round>| {
             round.inspect(|ballot| Answered {
                 answer: ballot.answers()[0].clone(),
-                counter: ballot.counters().first().map(|(_, counter)| *counter),
+                counter: ballot.counters().next().map(|(_, counter)| counter),
             })
         };
         Ok(rounds.into_iter().map(answered).collect())

@@ -164,7 +164,8 @@ pub(crate) const fn majority(nodes: usize) -> usize {
 #[derive(Debug)]
 pub(crate) struct Ballot {
     answers: Box<[NodeAnswer]>,
-    counters: Vec<(usize, Counter)>,
+    /// One per node, or none at all so far.
+    counters: Box<[Option<Counter>]>,
     granted: usize,
     denied: usize,
     failed: usize,
@@ -175,7 +176,7 @@ impl Ballot {
     pub(crate) fn new(nodes: usize) -> Self {
         Self {
             answers: vec![NodeAnswer::NoAnswer; nodes].into_boxed_slice(),
-            counters: Vec::new(),
+            counters: Box::default(),
             granted: 0,
             denied: 0,
             failed: 0,
@@ -201,9 +202,20 @@ impl Ballot {
             NodeAnswer::NoAnswer => return self.verdict,
         }
         *slot = answer;
-        self.counters.extend(counter.map(|counter| (node, counter)));
+        if let Some(counter) = counter {
+            self.note_counter(node, counter);
+        }
         self.verdict = self.verdict.or_else(|| self.count());
         self.verdict
+    }
+
+    fn note_counter(&mut self, node: usize, counter: Counter) {
+        if self.counters.is_empty() {
+            self.counters = vec![None; self.answers.len()].into();
+        }
+        if let Some(slot) = self.counters.get_mut(node) {
+            *slot = Some(counter);
+        }
     }
 
     fn count(&self) -> Option<Verdict> {
@@ -254,8 +266,9 @@ impl Ballot {
     }
 
     /// The counters that came with the answers so far, and whose they are.
-    pub(crate) fn counters(&self) -> &[(usize, Counter)] {
-        &self.counters
+    pub(crate) fn counters(&self) -> impl Iterator<Item = (usize, Counter)> {
+        let nodes = self.counters.iter().enumerate();
+        nodes.filter_map(|(node, counter)| Some((node, (*counter)?)))
     }
 }
 
@@ -370,7 +383,7 @@ mod tests {
         ballot.record(0, NodeAnswer::TimedOut);
         ballot.record(2, granted(7));
         ballot.record(2, granted(9));
-        assert_eq!(ballot.counters(), [(2, Counter::known(7))]);
+        assert_eq!(ballot.counters().collect::<Vec<_>>(), [(2, Counter::known(7))]);
     }
 
     #[test]
