@@ -5,7 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use allocation_counter::AllocationInfo;
 use futures_util::future::join_all;
 use redlock_core::{Guard, LeaseState, Redlock, Renew};
 use redlock_tests::Fleet;
@@ -15,6 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::spawn_blocking;
 use tokio::time::interval;
 
+use crate::allocations;
 use crate::contender::{Contender, Library, Mode, connect_patiently, set_up, settings};
 use crate::goal::{Bound, Goal};
 use crate::load::cpu_time_of;
@@ -63,9 +63,9 @@ struct Cycle {
 struct Held {
     mode: Mode,
     leases: usize,
-    /// Per lease, in the client.
-    client_bytes: f64,
-    client_allocations: f64,
+    /// Per lease, in the client, if allocations are counted.
+    client_bytes: Option<f64>,
+    client_allocations: Option<f64>,
     /// Per lease, on each server.
     server_bytes: f64,
     renewals: Renewals,
@@ -89,7 +89,7 @@ struct Renewals {
 pub(crate) async fn measure(_: Scale) -> Result<Leases> {
     let fleet = Arc::new(Fleet::start(NODES).await);
     let mut cycles = Vec::new();
-    for library in COUNTED {
+    for library in COUNTED.into_iter().filter(|_| allocations::COUNTED) {
         let fleet = Arc::clone(&fleet);
         let counted = on_one_thread(move |runtime| count_cycles(runtime, &fleet, library));
         cycles.extend(counted.await?);
@@ -109,12 +109,6 @@ async fn on_one_thread<T: Send + 'static>(
     spawn_blocking(move || work(&Builder::new_current_thread().enable_all().build()?)).await?
 }
 
-fn counted<T>(runtime: &Runtime, work: impl Future<Output = T>) -> Result<(T, AllocationInfo)> {
-    let mut done = None;
-    let info = allocation_counter::measure(|| done = Some(runtime.block_on(work)));
-    Ok((done.ok_or("nothing was done")?, info))
-}
-
 fn count_cycles(runtime: &Runtime, fleet: &Fleet, library: Library) -> Result<[Cycle; 2]> {
     let contender = runtime.block_on(connect(library, &fleet.urls()))?;
     let count = |tasks: usize| {
@@ -128,10 +122,11 @@ fn count_cycles(runtime: &Runtime, fleet: &Fleet, library: Library) -> Result<[C
         let all = || join_all(keys.chunks(CYCLES / tasks).map(task));
         // What is allocated once is none of a cycle's.
         runtime.block_on(all()).into_iter().collect::<Result<()>>()?;
-        let (done, info) = counted(runtime, all())?;
+        let (done, allocated) = allocations::during(|| runtime.block_on(all()))?;
         done.into_iter().collect::<Result<()>>()?;
+        let allocated = allocated.ok_or("nothing was counted")?;
         let per_cycle = |count: u64| count as f64 / CYCLES as f64;
-        let (allocations, bytes) = (per_cycle(info.count_total), per_cycle(info.bytes_total));
+        let (allocations, bytes) = (per_cycle(allocated.allocations), per_cycle(allocated.bytes));
         Result::Ok(Cycle { library, tasks, allocations, bytes })
     };
     Ok([count(1)?, count(TASKS)?])
@@ -149,7 +144,8 @@ fn hold(runtime: &Runtime, fleet: &Fleet, mode: Mode) -> Result<Held> {
     let redlock = runtime.block_on(set_up(settings(&fleet.urls(), mode).ttl(TTL)))?;
     let keys: Vec<String> = (0..LEASES).map(|lease| format!("lease:{lease}")).collect();
     let before = runtime.block_on(used_memory(fleet));
-    let (guards, info) = counted(runtime, lock_all(&redlock, &keys))?;
+    let lock_all = || runtime.block_on(lock_all(&redlock, &keys));
+    let (guards, allocated) = allocations::during(lock_all)?;
     let guards = guards?;
     let after = runtime.block_on(used_memory(fleet));
     let renewals = runtime.block_on(watch(&guards, fleet));
@@ -161,8 +157,8 @@ fn hold(runtime: &Runtime, fleet: &Fleet, mode: Mode) -> Result<Held> {
     Ok(Held {
         mode,
         leases: LEASES,
-        client_bytes: per_lease(info.bytes_current as f64),
-        client_allocations: per_lease(info.count_current as f64),
+        client_bytes: allocated.map(|allocated| per_lease(allocated.kept_bytes as f64)),
+        client_allocations: allocated.map(|allocated| per_lease(allocated.kept_allocations as f64)),
         server_bytes: per_lease(after - before) / NODES as f64,
         renewals,
     })
@@ -238,37 +234,40 @@ fn thread_cpu_time() -> Duration {
 impl Scenario for Leases {
     fn goals(&self) -> Vec<Goal> {
         use Bound::{AtLeast, AtMost};
-        let of = |held: &Held| {
-            let Held { mode, leases, client_bytes, renewals, .. } = held;
-            let goal = |what: &str, wanted, seen| {
-                Goal::new(format!("{mode}: {what}, {leases} leases"), wanted, seen)
+        let mut goals = Vec::new();
+        for Held { mode, leases, client_bytes, renewals, .. } in &self.held {
+            let mut goal = |what: &str, wanted, seen| {
+                goals.push(Goal::new(format!("{mode}: {what}, {leases} leases"), wanted, seen));
             };
-            [
-                goal("bytes of a held lease", AtMost(1024.0), *client_bytes),
-                goal("missed a renewal", AtMost(0.0), renewals.missed as f64),
-                goal("fewest renewals in two periods", AtLeast(2.0), renewals.fewest.into()),
-            ]
-        };
-        self.held.iter().flat_map(of).collect()
+            if let Some(bytes) = *client_bytes {
+                goal("bytes of a held lease", AtMost(1024.0), bytes);
+            }
+            goal("missed a renewal", AtMost(0.0), renewals.missed as f64);
+            goal("fewest renewals in two periods", AtLeast(2.0), renewals.fewest.into());
+        }
+        goals
     }
 }
 
 impl fmt::Display for Leases {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "a lock and unlock in the client, one thread")?;
-        writeln!(f, "{:>6} {:>17} {:>12} {:>8}", "tasks", "", "allocations", "bytes")?;
+        if self.cycles.is_empty() {
+            writeln!(f, "allocations are counted with --features allocations")?;
+        } else {
+            writeln!(f, "a lock and unlock in the client, one thread")?;
+            writeln!(f, "{:>6} {:>17} {:>12} {:>8}", "tasks", "", "allocations", "bytes")?;
+        }
         for Cycle { library, tasks, allocations, bytes } in &self.cycles {
             writeln!(f, "{tasks:>6} {library:>17} {allocations:>12.1} {bytes:>8.0}")?;
         }
-        for Held { mode, leases, client_bytes, client_allocations, server_bytes, renewals } in
-            &self.held
-        {
+        for held in &self.held {
+            let Held { mode, leases, server_bytes, renewals, .. } = held;
             let ttl = TTL.as_secs();
-            writeln!(
-                f,
-                "{mode}: {leases} leases of {ttl} s held, each: {client_bytes:.0} bytes in \
-                 {client_allocations:.1} allocations here, {server_bytes:.0} bytes on a server"
-            )?;
+            write!(f, "{mode}: {leases} leases of {ttl} s held, each: ")?;
+            if let Some((bytes, allocations)) = held.client_bytes.zip(held.client_allocations) {
+                write!(f, "{bytes:.0} bytes in {allocations:.1} allocations here, ")?;
+            }
+            writeln!(f, "{server_bytes:.0} bytes on a server")?;
             let Renewals { seconds, all, fewest, missed, lost, .. } = renewals;
             writeln!(
                 f,

@@ -7,6 +7,7 @@
 //! Exits with 1 if a counter is not what the algorithm says, a key was left behind, or a ratio is
 //! below half of its goal.
 
+mod allocations;
 mod capacity;
 mod contender;
 mod contention;
