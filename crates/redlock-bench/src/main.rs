@@ -32,7 +32,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::report::Report;
+use crate::report::{Report, Section};
 use crate::scenario::{Result, Scale};
 
 #[derive(Debug, Parser)]
@@ -80,16 +80,16 @@ impl Part {
         matches!(self, Self::Counters | Self::Uncontended | Self::Nodes | Self::Contention)
     }
 
-    async fn measure(self, scale: Scale, report: &mut Report) -> Result<()> {
+    async fn measure(self, scale: Scale) -> Result<Section> {
         match self {
-            Self::Counters => report.add("counters", &counters::measure(scale).await?),
-            Self::Uncontended => report.add("uncontended", &uncontended::measure(scale).await?),
-            Self::Delayed => report.add("delayed", &delayed::measure(scale).await?),
-            Self::Nodes => report.add("nodes", &nodes::measure(scale).await?),
-            Self::Contention => report.add("contention", &contention::measure(scale).await?),
-            Self::Http => report.add("http", &http::measure(scale).await?),
-            Self::Capacity => report.add("capacity", &capacity::measure(scale).await?),
-            Self::Leases => report.add("leases", &leases::measure(scale).await?),
+            Self::Counters => Section::new("counters", &counters::measure(scale).await?),
+            Self::Uncontended => Section::new("uncontended", &uncontended::measure(scale).await?),
+            Self::Delayed => Section::new("delayed", &delayed::measure(scale).await?),
+            Self::Nodes => Section::new("nodes", &nodes::measure(scale).await?),
+            Self::Contention => Section::new("contention", &contention::measure(scale).await?),
+            Self::Http => Section::new("http", &http::measure(scale).await?),
+            Self::Capacity => Section::new("capacity", &capacity::measure(scale).await?),
+            Self::Leases => Section::new("leases", &leases::measure(scale).await?),
         }
     }
 }
@@ -109,7 +109,15 @@ async fn main() -> Result<ExitCode> {
             only => only.contains(part),
         };
         if wanted {
-            part.measure(scale, &mut report).await?;
+            match part.measure(scale).await {
+                Ok(section) => {
+                    if !options.json {
+                        println!("{section}");
+                    }
+                    report.add(section);
+                }
+                Err(error) => report.fail(format!("{part:?} was not measured: {error}")),
+            }
         }
     }
     if options.json {
@@ -118,11 +126,9 @@ async fn main() -> Result<ExitCode> {
         print!("{report}");
     }
     if let Some(folder) = &options.plots {
-        std::fs::create_dir_all(folder)?;
-        report.plots().iter().try_for_each(|plot| plot.draw(folder))?;
+        report.draw(folder)?;
     }
-    let mut faults = report.faults().peekable();
-    let code = if faults.peek().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    faults.for_each(|fault| eprintln!("not as it must be: {fault}"));
-    Ok(code)
+    let faults = report.faults();
+    faults.iter().for_each(|fault| eprintln!("not as it must be: {fault}"));
+    Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
