@@ -78,7 +78,6 @@ impl Scenario for Counters {
                 Mode::Plain => nodes,
                 Mode::Guarded => 2.0 * nodes,
             };
-            // 0.005: an attempt that lost a server on its way is made again.
             let error = (row.key_commands_per_cycle - 3.0 * nodes).abs();
             [
                 goal(

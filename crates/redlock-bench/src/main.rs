@@ -31,6 +31,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use tokio::runtime::Builder;
 
 use crate::report::{Report, Section};
 use crate::scenario::{Result, Scale};
@@ -44,6 +45,9 @@ struct Options {
     /// Print JSON instead of tables.
     #[arg(long)]
     json: bool,
+    /// Run everything on a runtime of one thread instead of tokio's default.
+    #[arg(long)]
+    current_thread: bool,
     /// Only these, with commas in between.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
@@ -94,9 +98,17 @@ impl Part {
     }
 }
 
-#[tokio::main]
-async fn main() -> Result<ExitCode> {
+fn main() -> Result<ExitCode> {
     let options = Options::parse();
+    let mut runtime = if options.current_thread {
+        Builder::new_current_thread()
+    } else {
+        Builder::new_multi_thread()
+    };
+    runtime.enable_all().build()?.block_on(run(options))
+}
+
+async fn run(options: Options) -> Result<ExitCode> {
     if let Some(Role::Worker) = options.role {
         worker::run().await?;
         return Ok(ExitCode::SUCCESS);
