@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::spawn_blocking;
-use tokio::time::interval;
+use tokio::time::sleep;
 
 use crate::allocations;
 use crate::contender::{Contender, Library, Mode, connect_patiently, set_up, settings};
@@ -30,8 +30,8 @@ const TASKS: usize = 64;
 /// Cycles whose allocations are counted.
 const CYCLES: usize = 5_120;
 
-/// Long enough for every lease to be renewed twice: each is after a third of its TTL, or sooner.
-const HELD_FOR: Duration = Duration::from_secs(2 * TTL.as_secs() / 3 + 1);
+/// Long enough to see every lease renewed twice: it is after a third of its TTL, or sooner.
+const HELD_FOR: Duration = Duration::from_secs(2 * TTL.as_secs() / 3 + 3);
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -176,48 +176,51 @@ async fn lock_all(redlock: &Redlock, keys: &[String]) -> Result<Vec<Vec<Guard>>>
 }
 
 /// Looks at all leases again and again: a renewal moves the end of a lease, and one that is not
-/// confirmed shows until the next, which is seconds later.
+/// confirmed shows until the next, which is seconds later. Looks at few at a time, as the thread is
+/// that of the renewals.
 async fn watch(guards: &[Vec<Guard>], fleet: &Fleet) -> Renewals {
-    let guards: Vec<&Guard> = guards.iter().flatten().collect();
-    let mut seen = vec![Seen::default(); guards.len()];
+    let guards = guards.iter().flatten();
+    let mut leases: Vec<Seen<'_>> = guards.map(Seen::new).collect();
     let (client, servers) = (thread_cpu_time(), cpu_time_of(fleet));
     let start = Instant::now();
-    let mut looks = interval(Duration::from_millis(500));
     while start.elapsed() < HELD_FOR {
-        looks.tick().await;
-        for (guard, seen) in guards.iter().zip(&mut seen) {
-            seen.look(guard);
+        for some in leases.chunks_mut(LEASES / 100) {
+            some.iter_mut().for_each(Seen::look);
+            sleep(Duration::from_millis(10)).await;
         }
     }
     let (client, servers) = (thread_cpu_time() - client, cpu_time_of(fleet) - servers);
-    let all: usize = seen.iter().map(|lease| lease.renewals as usize).sum();
+    let all: usize = leases.iter().map(|lease| lease.renewals as usize).sum();
     let per_renewal = |time: Duration| time.as_secs_f64() * 1e6 / all as f64;
     Renewals {
         seconds: start.elapsed().as_secs_f64(),
         all,
-        fewest: seen.iter().map(|lease| lease.renewals).min().unwrap_or_default(),
-        missed: seen.iter().filter(|lease| lease.missed).count(),
-        lost: guards.iter().filter(|guard| guard.is_lost()).count(),
+        fewest: leases.iter().map(|lease| lease.renewals).min().unwrap_or_default(),
+        missed: leases.iter().filter(|lease| lease.missed).count(),
+        lost: leases.iter().filter(|lease| lease.guard.is_lost()).count(),
         client_cpu_micros: per_renewal(client),
         server_cpu_micros: per_renewal(servers) / NODES as f64,
     }
 }
 
 /// What was seen of one lease.
-#[derive(Clone, Debug, Default)]
-struct Seen {
+struct Seen<'g> {
+    guard: &'g Guard,
     remaining: Duration,
     renewals: u32,
     missed: bool,
 }
 
-impl Seen {
-    fn look(&mut self, guard: &Guard) {
-        let remaining = guard.remaining();
-        let first = self.remaining.is_zero();
-        self.renewals += u32::from(!first && remaining > self.remaining);
+impl<'g> Seen<'g> {
+    fn new(guard: &'g Guard) -> Self {
+        Self { guard, remaining: guard.remaining(), renewals: 0, missed: false }
+    }
+
+    fn look(&mut self) {
+        let remaining = self.guard.remaining();
+        self.renewals += u32::from(remaining > self.remaining);
         self.remaining = remaining;
-        self.missed |= guard.state() != LeaseState::Held;
+        self.missed |= self.guard.state() != LeaseState::Held;
     }
 }
 
