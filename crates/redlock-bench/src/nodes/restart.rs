@@ -127,11 +127,11 @@ impl fmt::Display for Restart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: one node dead: {} of {} tasks' locks failed at {:.0} cycles/s; started again: it \
-             answers after {:.0} ms and votes after {:.0} ms, {} failed meanwhile",
+            "{}, {} tasks, one node dead: {} locks failed, {:.0} cycles/s; started again, it answers \
+             after {:.0} ms and votes after {:.0} ms: {} locks failed",
             self.mode,
-            self.failed_while_dead,
             self.tasks,
+            self.failed_while_dead,
             self.cycles_per_second_while_dead,
             self.answers_after_millis,
             self.votes_after_millis,
