@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
-use crate::clock::Clock;
-use crate::config::Drift;
+use crate::config::Config;
 use crate::error::LockError;
 use crate::group::Group;
 use crate::key::Key;
@@ -24,14 +23,13 @@ pub(crate) struct Wish {
     pub(crate) attempts: Arc<RwLock<()>>,
 }
 
-/// What is locked, where, and by which clock.
+/// What is locked, where, and by which rules.
 #[derive(Clone, Copy)]
 pub(crate) struct Site<'s> {
     pub(crate) group: &'s Arc<Group>,
     /// The key as the servers know it.
     pub(crate) full_key: &'s Key,
-    pub(crate) clock: &'s dyn Clock,
-    pub(crate) drift: Drift,
+    pub(crate) config: &'s Config,
 }
 
 /// An attempt on the way. Dropping it releases the key wherever it may have been set, whether who
@@ -75,12 +73,13 @@ impl Posted {
         wish: &Wish,
         post: impl FnOnce(Op, &Token) -> (Arc<Round>, T),
     ) -> Result<(Self, T), LockError> {
-        let Site { group, full_key, clock, drift } = site;
+        let Site { group, full_key, config } = site;
         let token = Token::generate(&wish.label).map_err(LockError::no_randomness)?;
         let admitted = Arc::clone(&wish.attempts).try_read_owned();
         let _admitted = admitted.map_err(|_| LockError::closed())?;
-        let attempt = Attempt { started: clock.now(), ttl: wish.ttl, drift: drift.of(wish.ttl) };
-        let proposal = group.highest().propose(full_key, clock.unix_micros());
+        let drift = config.drift().of(wish.ttl);
+        let attempt = Attempt { started: config.clock.now(), ttl: wish.ttl, drift };
+        let proposal = group.highest().propose(full_key, config.clock.unix_micros());
         let (round, more) = post(Op::Acquire { ttl: wish.ttl, proposal }, &token);
         let posted = Self {
             group: Arc::clone(group),

@@ -167,8 +167,7 @@ impl Request {
         let began = service.now();
         let mut turn = self.stand_in_line(&key, &wish).await?;
         let (full_key, group) = (service.full_key(&key), service.group_of(&key));
-        let clock = &*service.config.clock;
-        let site = Site { group, full_key: &full_key, clock, drift: service.config.drift() };
+        let site = Site { group, full_key: &full_key, config: &service.config };
         let contends_since = service.now();
         let (mut retries, mut is_told) = (0, false);
         let deference = service.crowds.around(&full_key);

@@ -22,7 +22,7 @@ use crate::tenancy::Tenancy;
 use crate::token::Token;
 
 pub(crate) struct Service {
-    pub(crate) config: Config,
+    pub(crate) config: Arc<Config>,
     pub(crate) queue: Arc<Queue<Tenancy>>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) groups: Box<[Arc<Group>]>,
@@ -65,7 +65,7 @@ impl Service {
             attempts: Arc::default(),
             groups,
             crowds: Crowds::default(),
-            config,
+            config: Arc::new(config),
         }
     }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::clock::{Clock, Moment};
-use crate::config::Drift;
+use crate::clock::Moment;
+use crate::config::Config;
 use crate::error::LockError;
 use crate::fencing::Fence;
 use crate::group::Group;
@@ -35,8 +35,7 @@ pub(crate) struct Tenancy {
     pub(crate) group: Arc<Group>,
     /// The votes that won it, and those that are still coming in.
     pub(crate) acquired: Arc<Round>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) drift: Drift,
+    pub(crate) config: Arc<Config>,
     pub(crate) tenure: Mutex<Tenure>,
     /// The place at the head of the line, until the lock is released or lost.
     pub(crate) turn: Mutex<Option<Turn<Self>>>,
@@ -51,15 +50,15 @@ pub(crate) struct Tenancy {
 impl Tenancy {
     /// For how long it is still valid.
     pub(crate) fn remaining(&self) -> Duration {
-        self.tenure.lock().remaining(self.clock.now())
+        self.tenure.lock().remaining(self.config.clock.now())
     }
 
     pub(crate) fn lost_reason(&self) -> Option<LostReason> {
-        self.tenure.lock().lost(self.clock.now())
+        self.tenure.lock().lost(self.config.clock.now())
     }
 
     pub(crate) fn state(&self) -> LeaseState {
-        self.tenure.lock().state(self.clock.now())
+        self.tenure.lock().state(self.config.clock.now())
     }
 
     /// Waits until `look` finds something in the state. Looks at the clock whenever it is polled:
@@ -104,8 +103,8 @@ impl Tenancy {
     }
 
     fn post_release(&self, next: Option<&Wish>) -> (Arc<Round>, Option<Posted>) {
-        let Self { group, full_key, token, acquired, clock, drift, .. } = self;
-        let site = Site { group, full_key, clock: &**clock, drift: *drift };
+        let Self { group, full_key, token, acquired, config, .. } = self;
+        let site = Site { group, full_key, config };
         let post = |wish| Posted::post_in_place_of(token, acquired, site, wish).ok();
         match next.and_then(post) {
             Some((posted, released)) => (released, Some(posted)),
@@ -131,11 +130,11 @@ impl Tenancy {
         ttl: Duration,
     ) -> Result<impl Future<Output = Result<Duration, LockError>> + Send + use<>, LockError> {
         let mut tenure = self.tenure.lock();
-        let now = self.clock.now();
+        let now = self.config.clock.now();
         if let Some(reason) = tenure.lost(now) {
             return Err(LockError::lost(reason));
         }
-        let extension = tenure.extending(now, ttl, self.drift.of(ttl));
+        let extension = tenure.extending(now, ttl, self.config.drift().of(ttl));
         let round = self.group.post(Op::Extend { ttl }, &self.full_key, &self.token);
         drop(tenure);
         let tenancy = Arc::clone(self);
@@ -154,7 +153,7 @@ impl Tenancy {
         round: &Round,
     ) -> Result<Duration, LockError> {
         let mut tenure = self.tenure.lock();
-        let now = self.clock.now();
+        let now = self.config.clock.now();
         let denied = round.inspect(|ballot| ballot.denied_by_majority());
         let error = match verdict {
             Verdict::Granted => {
