@@ -35,7 +35,7 @@ pub(crate) struct Line {
 const SIZE: (u32, u32) = (800, 500);
 
 /// Of Okabe and Ito: they can be told apart by everybody, and in print.
-const COLORS: [RGBColor; 7] = [
+const COLORS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -43,6 +43,7 @@ const COLORS: [RGBColor; 7] = [
     RGBColor(86, 180, 233),
     RGBColor(230, 159, 0),
     BLACK,
+    RGBColor(150, 150, 150),
 ];
 
 impl Plot {
@@ -117,11 +118,11 @@ fn short(number: &f64) -> String {
     format!("{}", (number * 1e3).round() / 1e3)
 }
 
-/// With some room above.
+/// With room above for the names of the lines.
 fn range(axis: Axis, figures: impl Iterator<Item = f64> + Clone) -> Range<f64> {
     let largest = figures.clone().fold(f64::MIN_POSITIVE, f64::max);
     match axis {
-        Axis::Linear(_) => 0.0..largest * 1.1,
-        Axis::Logarithmic(_) => figures.fold(largest, f64::min) * 0.8..largest * 1.4,
+        Axis::Linear(_) => 0.0..largest * 1.4,
+        Axis::Logarithmic(_) => figures.fold(largest, f64::min) * 0.8..largest * 10.0,
     }
 }
