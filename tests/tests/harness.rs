@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use redlock_core::{Config, Redlock, Safety};
-use redlock_tests::{Fleet, History, Ledger, Monitor, RedisServer, Stamp, check, eventually};
+use redlock_tests::{
+    Fleet, History, Ledger, Monitor, RedisServer, Stamp, all_vote, check, eventually,
+};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
@@ -125,7 +127,8 @@ async fn a_monitor_counts_what_comes_over_the_network_and_not_what_scripts_run()
     let fleet = Fleet::start(3).await;
     let settings = Config::servers(fleet.urls()).safety(Safety::Plain);
     let redlock = Redlock::new(settings.node_deadline(Duration::from_secs(2)).build().unwrap());
-    redlock.ready().await.unwrap();
+    // What connections do when they are opened is over then, on all three.
+    all_vote(&redlock).await;
     let monitor = Monitor::start(&fleet).await;
     redlock.lock("order").await.unwrap().release().await;
     redlock.close(SOON).await;
