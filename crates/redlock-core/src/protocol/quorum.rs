@@ -322,6 +322,15 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_is_ahead_or_behind_by_what_the_node_says() {
+        let skewed =
+            |ahead, millis| NodeAnswer::Skewed { ahead, by: Duration::from_millis(millis) };
+        assert_eq!(NodeAnswer::skewed(7), skewed(true, 7));
+        assert_eq!(NodeAnswer::skewed(-7), skewed(false, 7));
+        assert_eq!(NodeAnswer::skewed(0), skewed(false, 0));
+    }
+
+    #[test]
     fn two_of_three_grants_decide_without_the_third() {
         let mut ballot = Ballot::new(3);
         assert_eq!(ballot.record(0, NodeAnswer::Granted), None);
