@@ -47,13 +47,13 @@ async fn a_primary_that_becomes_a_replica_votes_no_more() {
         follow.arg("127.0.0.1").arg(other.port());
         follow.exec_async(&mut server.connection().await).await.unwrap();
     }
-    let error = eventually(HANG, "both replicas to be found out", async || {
+    // By a write that they refuse, or by what they say when they are connected to again.
+    let reason = "name an independent primary";
+    eventually(HANG, "both replicas to be found out", async || {
         let error = no_lock(&redlock).await;
-        says(&error.nodes()[0], "READONLY").and_then(|()| says(&error.nodes()[1], "READONLY"))?;
-        Ok::<_, String>(error)
+        says(&error.nodes()[0], reason).and_then(|()| says(&error.nodes()[1], reason))
     })
     .await;
-    assert!(error.to_string().contains("name an independent primary"), "{error}");
 
     for server in [&fleet[0], &fleet[1]] {
         let mut lead = redis::cmd("REPLICAOF");
