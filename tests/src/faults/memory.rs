@@ -223,7 +223,7 @@ mod tests {
         let counter = counter_of("a");
         let record = async |run: &str| {
             let mut set = cmd("HSET");
-            set.arg("redlock:node").arg("run").arg(run).arg(&counter).arg(9);
+            set.arg("redlock:node").arg("run").arg(run).arg(counter).arg(9);
             fleet[0].try_ask::<()>(&set).await.unwrap();
             memory.look(&fleet, 0).await.unwrap();
         };
