@@ -16,6 +16,7 @@ use crate::token::Token;
 mod batch;
 mod connection;
 mod dataset;
+mod expiring;
 #[cfg(feature = "test-util")]
 pub(crate) mod fuzzing;
 mod guarded;
