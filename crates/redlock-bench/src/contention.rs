@@ -38,7 +38,7 @@ pub(crate) struct Contention {
 /// Clients in a number of processes: medians of all rounds.
 #[derive(Debug, Serialize)]
 struct Row {
-    library: Library,
+    contender: Library,
     processes: usize,
     clients: usize,
     locks: f64,
@@ -104,7 +104,7 @@ async fn rows(
     let row = |(turn, &(locks, processes)): (usize, &(Locks, usize))| {
         let median = |of: fn(&Course) -> f64| rounds.median(turn, of);
         Row {
-            library: locks.into(),
+            contender: locks.into(),
             processes,
             clients: load.clients,
             locks: median(|course| course.holds.len() as f64),
@@ -145,7 +145,7 @@ impl Scenario for Contention {
     fn goals(&self) -> Vec<Goal> {
         use Bound::AtMost;
         let mut goals = Vec::new();
-        let ours = |row: &&Row| row.library == Locks::Ours.into();
+        let ours = |row: &&Row| row.contender == Locks::Ours.into();
         for row in self.drains.iter().filter(ours).filter(|row| row.clients == DRAIN.clients) {
             let commands = match row.processes {
                 1 => 3.5,
@@ -180,7 +180,7 @@ impl Scenario for Contention {
             };
             for (share, waited) in [("p50", row.waited_p50_millis), ("p99", row.waited_p99_millis)]
             {
-                let name = format!("{}, {processes}, {share}", row.library);
+                let name = format!("{}, {processes}, {share}", row.contender);
                 let point = (row.clients as f64, waited);
                 match lines.iter_mut().find(|line| line.name == name) {
                     Some(line) => line.points.push(point),
@@ -231,7 +231,7 @@ fn write_table(f: &mut fmt::Formatter<'_>, rows: &[Row]) -> fmt::Result {
             "{:>8} {:>7} {:>9} {:>6.2}x {:>11.2} {:>14.2} {:>9.1} {:>9.1} {:>10.2} {:>9}",
             row.clients,
             row.processes,
-            row.library,
+            row.contender,
             row.over_ideal,
             row.hand_off_p50_millis,
             row.commands_per_lock,

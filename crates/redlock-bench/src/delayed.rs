@@ -42,7 +42,7 @@ pub(crate) struct Delayed {
 #[derive(Debug, Serialize)]
 struct Row {
     tasks: usize,
-    library: Library,
+    contender: Library,
     lock_round_trips: f64,
     cycle_round_trips: f64,
     lock_p50_micros: f64,
@@ -92,7 +92,7 @@ pub(crate) async fn measure(scale: Scale) -> Result<Delayed> {
         round_trips.push(turns.median(ping, |turn| turn.lock_micros));
         rows.extend(LIBRARIES.into_iter().enumerate().map(|(turn, library)| Row {
             tasks,
-            library,
+            contender: library,
             lock_round_trips: turns.ratio(turn, ping, |turn| turn.lock_micros),
             cycle_round_trips: turns.ratio(turn, ping, |turn| turn.cycle_micros),
             lock_p50_micros: turns.median(turn, |turn| turn.lock_micros),
@@ -116,9 +116,9 @@ async fn round_trip(connection: &mut MultiplexedConnection) -> Result<Turn> {
 
 impl Scenario for Delayed {
     fn goals(&self) -> Vec<Goal> {
-        let ours = self.rows.iter().filter(|row| matches!(row.library, Library::Ours(_)));
-        let goal = ours.map(|Row { tasks, library, lock_round_trips, .. }| {
-            let name = format!("{library}: p50 of a lock in round trips of 1 ms, {tasks} tasks");
+        let ours = self.rows.iter().filter(|row| matches!(row.contender, Library::Ours(_)));
+        let goal = ours.map(|Row { tasks, contender, lock_round_trips, .. }| {
+            let name = format!("{contender}: p50 of a lock in round trips of 1 ms, {tasks} tasks");
             Goal::new(name, Bound::AtMost(1.2), *lock_round_trips)
         });
         goal.collect()
@@ -145,7 +145,7 @@ impl fmt::Display for Delayed {
                 f,
                 "{:>5} {:>11} {:>10.2} {:>10.2} {:>12.0} {:>9.0}",
                 row.tasks,
-                row.library,
+                row.contender,
                 row.lock_round_trips,
                 row.cycle_round_trips,
                 row.lock_p50_micros,

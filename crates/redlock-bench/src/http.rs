@@ -58,7 +58,7 @@ pub(crate) struct Http {
 struct Row {
     handler_millis: u128,
     /// `None` locks nothing.
-    library: Option<Library>,
+    contender: Option<Library>,
     rate_to_rslock: f64,
     rate_to_bare: f64,
     requests_per_second: f64,
@@ -86,7 +86,7 @@ pub(crate) async fn measure(scale: Scale) -> Result<Http> {
             let rate = |figures: &Figures| figures.requests_per_second;
             Row {
                 handler_millis: handler.as_millis(),
-                library,
+                contender: library,
                 rate_to_rslock: rounds.ratio(turn, RSLOCK, rate),
                 rate_to_bare: rounds.ratio(turn, BARE, rate),
                 requests_per_second: rounds.median(turn, rate),
@@ -213,7 +213,7 @@ impl Scenario for Http {
         use Bound::AtLeast;
         let mut goals = Vec::new();
         for row in &self.rows {
-            let Some(Library::Ours(mode)) = row.library else { continue };
+            let Some(Library::Ours(mode)) = row.contender else { continue };
             let mut goal = |what, wanted, seen| {
                 let name = format!("{mode}: rate to {what}, handler of {} ms", row.handler_millis);
                 goals.push(Goal::new(name, AtLeast(wanted), seen));
@@ -240,12 +240,13 @@ impl fmt::Display for Http {
             "handler", "", "to rslock", "to bare", "requests/s", "CPU µs", "p50 µs", "p99 µs"
         )?;
         for row in rows {
-            let library = row.library.map_or_else(|| "bare".to_owned(), |name| name.to_string());
+            let contender =
+                row.contender.map_or_else(|| "bare".to_owned(), |name| name.to_string());
             writeln!(
                 f,
                 "{:>7} ms {:>9} {:>8.2}x {:>7.2}x {:>11.0} {:>8.1} {:>9.0} {:>9.0}",
                 row.handler_millis,
-                library,
+                contender,
                 row.rate_to_rslock,
                 row.rate_to_bare,
                 row.requests_per_second,

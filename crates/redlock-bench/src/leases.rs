@@ -52,7 +52,7 @@ pub(crate) struct Leases {
 /// What one lock and unlock allocates in the client.
 #[derive(Debug, Serialize)]
 struct Cycle {
-    library: Library,
+    contender: Library,
     tasks: usize,
     allocations: f64,
     bytes: f64,
@@ -127,7 +127,7 @@ fn count_cycles(runtime: &Runtime, fleet: &Fleet, library: Library) -> Result<[C
         let allocated = allocated.ok_or("nothing was counted")?;
         let per_cycle = |count: u64| count as f64 / CYCLES as f64;
         let (allocations, bytes) = (per_cycle(allocated.allocations), per_cycle(allocated.bytes));
-        Result::Ok(Cycle { library, tasks, allocations, bytes })
+        Result::Ok(Cycle { contender: library, tasks, allocations, bytes })
     };
     Ok([count(1)?, count(TASKS)?])
 }
@@ -260,8 +260,8 @@ impl fmt::Display for Leases {
             writeln!(f, "a lock and unlock in the client, one thread")?;
             writeln!(f, "{:>6} {:>17} {:>12} {:>8}", "tasks", "", "allocations", "bytes")?;
         }
-        for Cycle { library, tasks, allocations, bytes } in &self.cycles {
-            writeln!(f, "{tasks:>6} {library:>17} {allocations:>12.1} {bytes:>8.0}")?;
+        for Cycle { contender, tasks, allocations, bytes } in &self.cycles {
+            writeln!(f, "{tasks:>6} {contender:>17} {allocations:>12.1} {bytes:>8.0}")?;
         }
         for held in &self.held {
             let Held { mode, leases, server_bytes, renewals, .. } = held;

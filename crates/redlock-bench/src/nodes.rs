@@ -31,7 +31,7 @@ pub(crate) struct Nodes {
 /// Servers of which one is stopped in its tracks, against the same when none is.
 #[derive(Debug, Serialize)]
 struct Hung {
-    library: Library,
+    contender: Library,
     tasks: usize,
     rate_ratio: f64,
     p50_ratio: f64,
@@ -90,7 +90,7 @@ async fn hang(
     });
     let turns = turns.await?;
     Ok(Hung {
-        library,
+        contender: library,
         tasks,
         rate_ratio: turns.ratio(HUNG, HEALTHY, |figures| figures.cycles_per_second),
         p50_ratio: turns.ratio(HUNG, HEALTHY, |figures| figures.cycle.p50_micros),
@@ -124,10 +124,10 @@ fn memory_mebibytes() -> Result<f64> {
 impl Scenario for Nodes {
     fn goals(&self) -> Vec<Goal> {
         use Bound::{AtLeast, AtMost};
-        let ours = self.hung.iter().filter(|row| matches!(row.library, Library::Ours(_)));
+        let ours = self.hung.iter().filter(|row| matches!(row.contender, Library::Ours(_)));
         let hung = ours.flat_map(|row| {
             let goal = |what: &str, wanted, seen| {
-                let name = format!("{}: one node hung: {what}, {} tasks", row.library, row.tasks);
+                let name = format!("{}: one node hung: {what}, {} tasks", row.contender, row.tasks);
                 Goal::new(name, wanted, seen)
             };
             let sure = match row.tasks {
@@ -152,7 +152,7 @@ impl Scenario for Nodes {
         let alone = self.hung.iter().filter(|row| row.tasks == ALONE);
         let lines = alone.flat_map(|row| {
             [("healthy", &row.healthy), ("hung", &row.hung)].map(|(state, latency)| Line {
-                name: format!("{}, {state}", row.library),
+                name: format!("{}, {state}", row.contender),
                 points: vec![
                     (2.0, latency.p50_micros / 1e3),
                     (10.0, latency.p90_micros / 1e3),
@@ -186,7 +186,7 @@ impl fmt::Display for Nodes {
             writeln!(
                 f,
                 "{:>9} {:>5} {:>7.2}x {:>7.2}x {:>7.2}x {:>9.0} {:>9.0} {:>11.1} {:>10.1}",
-                row.library,
+                row.contender,
                 row.tasks,
                 row.rate_ratio,
                 row.p50_ratio,

@@ -36,7 +36,7 @@ pub(crate) struct Uncontended {
 struct Row {
     nodes: usize,
     tasks: usize,
-    library: Library,
+    contender: Library,
     rate: Figure,
     p50_micros: Figure,
     client_cpu_micros: Figure,
@@ -78,7 +78,7 @@ pub(crate) async fn measure(scale: Scale) -> Result<Uncontended> {
                 Row {
                     nodes,
                     tasks,
-                    library,
+                    contender: library,
                     rate: figure(|figures| figures.cycles_per_second),
                     p50_micros: figure(|figures| figures.cycle.p50_micros),
                     client_cpu_micros: figure(|figures| figures.client_cpu_micros),
@@ -125,7 +125,7 @@ impl Scenario for Uncontended {
         let seen = goals.into_iter().filter_map(|(nodes, tasks, library, (what, of), wanted)| {
             let mut rows = self.rows.iter();
             let row =
-                rows.find(|row| (row.nodes, row.tasks, row.library) == (nodes, tasks, library))?;
+                rows.find(|row| (row.nodes, row.tasks, row.contender) == (nodes, tasks, library))?;
             let name = format!("{library}: {what}, tasks {tasks}, nodes {nodes}");
             Some(Goal::new(name, wanted, of(row)))
         });
@@ -134,7 +134,7 @@ impl Scenario for Uncontended {
 
     fn plots(&self) -> Vec<Plot> {
         let lines = ALL.map(|library| {
-            let rows = self.rows.iter().filter(|row| row.nodes == 3 && row.library == library);
+            let rows = self.rows.iter().filter(|row| row.nodes == 3 && row.contender == library);
             Line {
                 name: library.to_string(),
                 points: rows.map(|row| (row.tasks as f64, row.rate.absolute)).collect(),

@@ -30,13 +30,13 @@ impl Uncontended {
         for (line, load) in loads.enumerate() {
             if line == 0 {
                 write!(f, "{:>5} {:>5}", "nodes", "tasks")?;
-                load.iter().try_for_each(|row| write!(f, " {:>11}", row.library))?;
+                load.iter().try_for_each(|row| write!(f, " {:>11}", row.contender))?;
                 writeln!(f)?;
             }
             write!(f, "{:>5} {:>5}", load[0].nodes, load[0].tasks)?;
             for row in load {
                 let Figure { ratio, absolute } = of(row);
-                if row.library != REFERENCE {
+                if row.contender != REFERENCE {
                     write!(f, " {ratio:>10.2}x")?;
                 } else if absolute < 100.0 {
                     write!(f, " {absolute:>11.1}")?;
