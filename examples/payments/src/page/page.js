@@ -71,12 +71,13 @@ function showRequest({ number, key, status, outcome, retry_after, took_ms }) {
 }
 
 function summary(run) {
-  const counts = new Map();
+  // What was charged comes first, whoever was answered first.
+  const counts = new Map([...Object.values(WORDS), "on the way"].map((word) => [word, 0]));
   for (const { outcome } of run.requests.values()) {
     const word = outcome ? WORDS[outcome] ?? outcome : "on the way";
     counts.set(word, (counts.get(word) ?? 0) + 1);
   }
-  const parts = Array.from(counts, ([word, count]) => `${count} ${word}`);
+  const parts = Array.from(counts).filter(([, count]) => count).map(([word, count]) => `${count} ${word}`);
   return `${run.requests.size} ${run.requests.size === 1 ? "request" : "requests"}: ${parts.join(", ")}`;
 }
 
