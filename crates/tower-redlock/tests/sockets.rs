@@ -177,6 +177,7 @@ async fn another_instance_is_told_423_and_for_how_long() {
     assert!(!String::from_utf8_lossy(&body).contains("127.0.0.1"), "no address of a server");
     gate.open();
     assert_eq!(finish(running.await.unwrap().unwrap()).await, StatusCode::OK);
+    two.ready().await.unwrap();
     let response = two.send_request(payment(second, "k")).await.unwrap();
     assert_eq!(finish(response).await, StatusCode::OK);
 }
