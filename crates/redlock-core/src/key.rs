@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use base16ct::lower::encode_string;
 use sha2::{Digest, Sha256};
 
 /// The name of what is locked. Cheap to clone.
@@ -67,13 +68,8 @@ impl Key {
         if is_plain {
             return Self(bytes.into());
         }
-        let mut key = String::from(Self::HASH_MARK);
-        for byte in Sha256::digest(bytes) {
-            for digit in [byte >> 4, byte & 0xf] {
-                key.extend(char::from_digit(digit.into(), 16));
-            }
-        }
-        Self(key.into_bytes().into())
+        let digits = encode_string(&Sha256::digest(bytes));
+        Self([Self::HASH_MARK, &digits].concat().into_bytes().into())
     }
 
     /// The bytes, without the configured prefix.

@@ -2,12 +2,16 @@
 //! that feature is on. A lock goes by a number: neither its key nor its token is told.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use tokio::time::Instant;
-use tracing::Instrument;
 use tracing::field::{Empty, display};
+use tracing::instrument::Instrumented;
+use tracing::{Instrument, Span};
 
 use crate::error::{ErrorKind, LockError};
 use crate::fencing::FencingToken;
@@ -33,40 +37,66 @@ macro_rules! count {
     };
 }
 
-/// One acquisition. Dropped before it has ended, it was cancelled.
+pin_project! {
+    /// An acquisition on the way. It is no `async` block: that would copy the acquisition, and keep
+    /// room for each copy.
+    pub(crate) struct Watched<F, L> {
+        #[pin]
+        acquiring: Instrumented<F>,
+        acquisition: Acquisition,
+        name: fn(&L) -> Name,
+    }
+}
+
+/// What a lock that was won goes by, and its fencing token.
+pub(crate) type Name = (u64, Option<FencingToken>);
+
+/// Tells what becomes of an acquisition.
+pub(crate) fn watched<F, L>(acquiring: F, name: fn(&L) -> Name) -> Watched<F, L>
+where
+    F: Future<Output = Result<L, LockError>>,
+{
+    let span = tracing::debug_span!("acquire", lock = Empty, outcome = Empty);
+    let acquiring = acquiring.instrument(span.clone());
+    let acquisition = Acquisition { since: Instant::now(), span, over: false };
+    Watched { acquiring, acquisition, name }
+}
+
+impl<F, L> Future for Watched<F, L>
+where
+    F: Future<Output = Result<L, LockError>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let acquired = ready!(this.acquiring.poll(cx));
+        match &acquired {
+            Ok(lock) => this.acquisition.won((this.name)(lock)),
+            Err(error) => this.acquisition.failed(error),
+        }
+        Poll::Ready(acquired)
+    }
+}
+
+/// Dropped before it has ended, it was cancelled.
 struct Acquisition {
     since: Instant,
+    span: Span,
     over: bool,
 }
 
-/// Tells what becomes of an acquisition; `name` says what a lock that was won goes by.
-pub(crate) async fn acquisition<L>(
-    acquiring: impl Future<Output = Result<L, LockError>>,
-    name: impl FnOnce(&L) -> (u64, Option<FencingToken>),
-) -> Result<L, LockError> {
-    let span = tracing::debug_span!("acquire", lock = Empty, outcome = Empty);
-    let told = span.clone();
-    let watched = async {
-        let acquisition = Acquisition { since: Instant::now(), over: false };
-        let acquired = acquiring.await;
-        match &acquired {
-            Ok(lock) => acquisition.won(name(lock), &told),
-            Err(error) => acquisition.failed(error, &told),
-        }
-        acquired
-    };
-    watched.instrument(span).await
-}
-
 impl Acquisition {
-    fn won(self, (lock, fencing_token): (u64, Option<FencingToken>), span: &tracing::Span) {
-        span.record("lock", lock);
-        let waited = self.end("acquired", span);
+    fn won(&mut self, (lock, fencing_token): Name) {
+        self.span.record("lock", lock);
+        let waited = self.end("acquired");
         let fencing_token = fencing_token.map(display);
-        tracing::debug!(lock, fencing_token, waited_ms = millis(waited), "lock acquired");
+        self.span.in_scope(|| {
+            tracing::debug!(lock, fencing_token, waited_ms = millis(waited), "lock acquired");
+        });
     }
 
-    fn failed(self, error: &LockError, span: &tracing::Span) {
+    fn failed(&mut self, error: &LockError) {
         let outcome = match error.kind() {
             ErrorKind::Contended => "contended",
             ErrorKind::Unavailable => "unavailable",
@@ -74,13 +104,15 @@ impl Acquisition {
             ErrorKind::Invalid => "invalid",
             ErrorKind::Closed => "closed",
         };
-        let waited = self.end(outcome, span);
-        tracing::debug!(outcome, waited_ms = millis(waited), %error, "lock not acquired");
+        let waited = self.end(outcome);
+        self.span.in_scope(|| {
+            tracing::debug!(outcome, waited_ms = millis(waited), %error, "lock not acquired");
+        });
     }
 
-    fn end(mut self, outcome: &'static str, span: &tracing::Span) -> Duration {
+    fn end(&mut self, outcome: &'static str) -> Duration {
         self.over = true;
-        span.record("outcome", outcome);
+        self.span.record("outcome", outcome);
         acquired(outcome, self.since)
     }
 }
@@ -89,7 +121,9 @@ impl Drop for Acquisition {
     fn drop(&mut self) {
         if !self.over {
             let waited = acquired("cancelled", self.since);
-            tracing::debug!(waited_ms = millis(waited), "lock not waited for any longer");
+            self.span.in_scope(|| {
+                tracing::debug!(waited_ms = millis(waited), "lock not waited for any longer");
+            });
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
-use crate::config::Config;
+use crate::config::{Config, Safety};
 use crate::error::LockError;
 use crate::group::Group;
 use crate::key::Key;
@@ -79,7 +79,11 @@ impl Posted {
         let _admitted = admitted.map_err(|_| LockError::closed())?;
         let drift = config.drift().of(wish.ttl);
         let attempt = Attempt { started: config.clock.now(), ttl: wish.ttl, drift };
-        let proposal = group.highest().propose(full_key, config.clock.unix_micros());
+        let proposal = match config.safety {
+            Safety::Guarded => group.highest().propose(full_key, config.clock.unix_micros()),
+            // Nobody counts.
+            Safety::Plain => 0,
+        };
         let (round, more) = post(Op::Acquire { ttl: wish.ttl, proposal }, &token);
         let posted = Self {
             group: Arc::clone(group),

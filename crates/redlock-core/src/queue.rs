@@ -8,13 +8,15 @@
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasher;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use twox_hash::XxHash3_64;
 
 use crate::key::Key;
 use crate::posted::{Posted, Wish};
@@ -31,7 +33,6 @@ const SHORTEST_ROW: Duration = Duration::from_millis(30);
 #[derive(Debug)]
 pub(crate) struct Queue<H> {
     shards: Box<[Shard<H>]>,
-    hasher: std::collections::hash_map::RandomState,
     max_waiters: usize,
 }
 
@@ -62,48 +63,57 @@ pub(crate) enum Entry<H> {
     Full(Option<Arc<H>>),
 }
 
+/// Whether there is anything to wait for.
+#[derive(Debug)]
+pub(crate) enum Entered<H> {
+    AtOnce(Entry<H>),
+    Place(Place<H>),
+}
+
+/// A place in line, to wait in. Dropping it leaves the line; a turn that was on its way passes to
+/// the next.
+#[derive(Debug)]
+pub(crate) struct Place<H>(oneshot::Receiver<Entry<H>>);
+
+impl<H> Future for Place<H> {
+    type Output = Entry<H>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Entry<H>> {
+        // The sender is in the line until the entry is sent.
+        Pin::new(&mut self.0).poll(cx).map(|entry| entry.unwrap_or(Entry::Full(None)))
+    }
+}
+
 impl<H> Queue<H> {
     pub(crate) fn new(max_waiters: usize) -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: std::collections::hash_map::RandomState::new(),
-            max_waiters,
-        }
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), max_waiters }
     }
 
     /// Stands in line for `key`, to do what `wish` says. A `brief` caller stays only while it is
     /// undecided whether the one whose turn it is gets the lock.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves the line; a turn that was on its way passes to the next.
-    pub(crate) async fn enter(self: &Arc<Self>, key: &Key, wish: &Wish, brief: bool) -> Entry<H> {
-        let place = {
-            let mut shard = self.shard(key).lock();
-            match shard.entry(key.clone()) {
-                Slot::Vacant(vacant) => {
-                    vacant.insert(Line { held: None, waiters: VecDeque::new() });
-                    return Entry::Turn(self.turn(key.clone(), Row::default()));
-                }
-                Slot::Occupied(mut occupied) => {
-                    let line = occupied.get_mut();
-                    if brief && let Some(held) = &line.held {
-                        return Entry::Held(Arc::clone(held));
-                    }
-                    if line.waiters.len() >= self.max_waiters {
-                        line.waiters.retain(|waiter| !waiter.entry.is_closed());
-                    }
-                    if line.waiters.len() >= self.max_waiters {
-                        return Entry::Full(line.held.clone());
-                    }
-                    let (entry, place) = oneshot::channel();
-                    line.waiters.push_back(Waiter { brief, wish: wish.clone(), entry });
-                    place
-                }
+    pub(crate) fn enter(self: &Arc<Self>, key: &Key, wish: &Wish, brief: bool) -> Entered<H> {
+        let mut shard = self.shard(key).lock();
+        match shard.entry(key.clone()) {
+            Slot::Vacant(vacant) => {
+                vacant.insert(Line { held: None, waiters: VecDeque::new() });
+                Entered::AtOnce(Entry::Turn(self.turn(key.clone(), Row::default())))
             }
-        };
-        // The sender is in the line until the entry is sent.
-        place.await.unwrap_or(Entry::Full(None))
+            Slot::Occupied(mut occupied) => {
+                let line = occupied.get_mut();
+                if brief && let Some(held) = &line.held {
+                    return Entered::AtOnce(Entry::Held(Arc::clone(held)));
+                }
+                if line.waiters.len() >= self.max_waiters {
+                    line.waiters.retain(|waiter| !waiter.entry.is_closed());
+                }
+                if line.waiters.len() >= self.max_waiters {
+                    return Entered::AtOnce(Entry::Full(line.held.clone()));
+                }
+                let (entry, place) = oneshot::channel();
+                line.waiters.push_back(Waiter { brief, wish: wish.clone(), entry });
+                Entered::Place(Place(place))
+            }
+        }
     }
 
     /// Who in this process holds `key`.
@@ -116,7 +126,9 @@ impl<H> Queue<H> {
     }
 
     fn shard(&self, key: &Key) -> &Shard<H> {
-        let hash = self.hasher.hash_one(key);
+        // A caller who finds keys of one shard makes others wait for its lock, and no more: the maps
+        // have hashes that nobody knows.
+        let hash = XxHash3_64::oneshot(key.as_bytes());
         &self.shards[hash as usize % SHARDS]
     }
 
@@ -251,9 +263,8 @@ impl<H> Drop for Turn<H> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
     use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
+    use std::task::Waker;
 
     use super::*;
 
@@ -273,7 +284,10 @@ mod tests {
     }
 
     async fn enter(queue: &Arc<Queue<()>>, key: &Key) -> Entry<()> {
-        queue.enter(key, &wish(), false).await
+        match queue.enter(key, &wish(), false) {
+            Entered::AtOnce(entry) => entry,
+            Entered::Place(place) => place.await,
+        }
     }
 
     fn turn(entry: Option<Entry<()>>) -> Turn<()> {

@@ -16,11 +16,11 @@ use crate::guard::Guard;
 use crate::key::{InvalidKey, Key};
 use crate::latch::Latch;
 use crate::lease::Lease;
-use crate::observe::acquisition;
+use crate::observe::watched;
 use crate::pending::{Pending, Won};
 use crate::posted::{Posted, Site, Wish};
 use crate::protocol::tenure::Terms;
-use crate::queue::{Entry, Turn};
+use crate::queue::{Entered, Entry, Turn};
 use crate::service::Service;
 use crate::tenancy::Tenancy;
 
@@ -139,7 +139,7 @@ impl IntoFuture for Request {
 
     fn into_future(self) -> Self::IntoFuture {
         let name = |guard: &Guard| (guard.lease().0.hold.id, guard.fencing_token());
-        Box::pin(acquisition(self.acquire(), name))
+        Box::pin(watched(self.acquire(), name))
     }
 }
 
@@ -168,8 +168,8 @@ impl Request {
         let mut turn = self.stand_in_line(&key, &wish).await?;
         let (full_key, group) = (service.full_key(&key), service.group_of(&key));
         let site = Site { group, full_key: &full_key, config: &service.config };
-        let contends_since = service.now();
         let (mut retries, mut is_told) = (0, false);
+        let mut contends_since = None;
         let deference = service.crowds.around(&full_key);
         loop {
             let posted = match turn.take_posted() {
@@ -193,10 +193,11 @@ impl Request {
             };
             let hopeless = attempt.is_hopeless();
             drop(attempt);
-            let Some(pause) = self.pause(&error, retries, service.now().since(began), hopeless)
-            else {
+            let now = service.now();
+            let Some(pause) = self.pause(&error, retries, now.since(began), hopeless) else {
                 return Err(error);
             };
+            let contends_since = *contends_since.get_or_insert(now);
             is_told = self.wait_for_the_key(site, &error, pause, &deference).await?;
             // Whoever is told asks for a reason: that is not one of the tries of the policy, for as
             // long as those may take.
@@ -254,15 +255,21 @@ impl Request {
     async fn stand_in_line(&self, key: &Key, wish: &Wish) -> Result<Turn<Tenancy>, LockError> {
         let queue = &self.service.queue;
         let brief = self.wait == Some(Duration::ZERO);
-        let standing = timeout(self.patience(), queue.enter(key, wish, brief));
-        let held = match or_closed(&self.service.closing, standing).await? {
-            Ok(Entry::Turn(turn)) => return Ok(turn),
-            Ok(Entry::Full(held)) => {
+        let entry = match queue.enter(key, wish, brief) {
+            Entered::AtOnce(entry) => Some(entry),
+            Entered::Place(place) => {
+                let standing = timeout(self.patience(), place);
+                or_closed(&self.service.closing, standing).await?.ok()
+            }
+        };
+        let held = match entry {
+            Some(Entry::Turn(turn)) => return Ok(turn),
+            Some(Entry::Full(held)) => {
                 let holder = held.map(|holder| holder.token.label().into());
                 return Err(LockError::line_full(self.service.config.max_waiters, holder));
             }
-            Ok(Entry::Held(holder)) => Some(holder),
-            Err(_) => queue.held(key),
+            Some(Entry::Held(holder)) => Some(holder),
+            None => queue.held(key),
         };
         let holder = held.as_ref().map(|held| held.token.label().into());
         Err(LockError::held(holder, held.map(|held| held.remaining())))

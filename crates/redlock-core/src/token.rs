@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use base16ct::lower::encode_string;
+
 /// The longest label, in bytes.
 pub(crate) const MAX_LABEL_LEN: usize = 64;
 
@@ -31,8 +33,8 @@ impl Token {
     pub(crate) fn generate(label: &str) -> Result<Self, getrandom::Error> {
         let mut random = [0; 16];
         getrandom::fill(&mut random)?;
-        let random = u128::from_ne_bytes(random);
-        Ok(Self(format!("{label}:{random:032x}").into()))
+        // `format!` took three times as long.
+        Ok(Self([label, ":", &encode_string(&random)].concat().into()))
     }
 
     /// The whole token, as the servers keep it.

@@ -2,11 +2,10 @@
 //!
 //! All releases of a batch are one call of a script, which costs a server about as much as the
 //! deletions alone; so are all votes in the guarded mode. Releases are sent after what was posted
-//! later, except for commands of the same key, which never overtake each other. The release of a
+//! later, unless that is of the same key: commands of one key never overtake each other. The release of a
 //! lock and the acquisition of the next one are in one call, so that nobody else gets the key in
 //! between.
 
-use std::collections::HashSet;
 use std::future::{pending, poll_fn, ready};
 use std::mem::take;
 use std::pin::Pin;
@@ -22,7 +21,6 @@ use super::guarded::{self, Guarding};
 use super::mailbox::Mailbox;
 use super::wire::{self, NativeDelete, Reply, ScriptBy};
 use super::{Command, Op};
-use crate::key::Key;
 use crate::protocol::quorum::NodeAnswer;
 
 /// Commands on the way. A batch that is dropped unanswered, by a failure or by the end of the
@@ -191,7 +189,8 @@ fn guarded(commands: Vec<Command>, by: ScriptBy, guarding: &Guarding) -> (Vec<Ca
     let mut calls = Vec::with_capacity(2);
     let mut votes = Vec::with_capacity(commands.len());
     let mut releases = Vec::new();
-    let may_go_last = guarded::may_go_last(commands.iter().map(|one| (one.op, &one.key)));
+    let last = commands.iter().map(|one| (guarded::is_no_vote(one.op), &one.key));
+    let may_go_last = wire::may_go_last(last);
     for (command, may_go_last) in commands.into_iter().zip(may_go_last) {
         if let Op::Provision { dry } = command.op {
             guarding.encode_provision(&mut pipeline, dry);
@@ -244,35 +243,27 @@ fn plain(
     (calls, pipeline)
 }
 
-/// Gathers the releases, each before the next command of its key.
+/// Gathers the releases that no later command of their key follows.
 fn calls(commands: Vec<Command>, by: ScriptBy, native: Option<NativeDelete>) -> Vec<Call> {
+    let last = commands.iter().map(|one| (wire::is_release_call(one.op, native), &one.key));
+    let may_go_last = wire::may_go_last(last);
     let mut calls = Vec::with_capacity(commands.len());
-    let mut releases: Vec<Command> = Vec::new();
-    let mut released: HashSet<Key> = HashSet::new();
-    let mut commands = commands.into_iter().peekable();
-    while let Some(command) = commands.next() {
-        let ttl = commands.peek().and_then(|next| wire::succession(&command, next));
-        if !wire::is_release_call(command.op, native) || ttl.is_some() {
-            if released.contains(&command.key) {
-                calls.push(Call::Releases(take(&mut releases)));
-                released.clear();
+    let mut releases = Vec::new();
+    let mut commands = commands.into_iter().zip(may_go_last).peekable();
+    while let Some((command, may_go_last)) = commands.next() {
+        let ttl = commands.peek().and_then(|(next, _)| wire::succession(&command, next));
+        match ttl.and_then(|ttl| Some((ttl, commands.next()?))) {
+            Some((ttl, (acquire, _))) => {
+                calls.push(Call::Succession { release: command, acquire, ttl });
             }
-            match ttl.and_then(|ttl| Some((ttl, commands.next()?))) {
-                Some((ttl, acquire)) => {
-                    calls.push(Call::Succession { release: command, acquire, ttl });
-                }
-                None => calls.push(Call::Single(command)),
+            None if may_go_last => releases.push(command),
+            None if wire::is_release_call(command.op, native) => {
+                calls.push(Call::Releases(vec![command]));
             }
-        } else if by == ScriptBy::Source {
-            calls.push(Call::Releases(vec![command]));
-        } else {
-            released.insert(command.key.clone());
-            releases.push(command);
+            None => calls.push(Call::Single(command)),
         }
     }
-    if !releases.is_empty() {
-        calls.push(Call::Releases(releases));
-    }
+    calls.extend(together(releases, by).into_iter().map(Call::Releases));
     calls
 }
 
@@ -282,6 +273,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, Safety};
+    use crate::key::Key;
     use crate::round::{Round, Seat};
     use crate::token::Token;
 

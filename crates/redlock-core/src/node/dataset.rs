@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::expiring::Expiring;
-use super::wire::millis;
+use super::wire::{self, millis};
 use super::{Op, guarded};
 use crate::config::{Config, Safety};
 use crate::fencing::bucket_of;
@@ -102,7 +102,8 @@ impl Dataset {
             _ => None,
         };
         let provisioned: Vec<Option<Vote>> = batch.iter().map(provision).collect();
-        let may_go_last = guarded::may_go_last(batch.iter().map(|asked| (asked.op, &asked.key)));
+        let last = batch.iter().map(|asked| (guarded::is_no_vote(asked.op), &asked.key));
+        let may_go_last = wire::may_go_last(last);
         let mut session = None;
         let votes = batch.iter().zip(provisioned).zip(may_go_last);
         let votes = votes.map(|((asked, provisioned), may_go_last)| match provisioned {

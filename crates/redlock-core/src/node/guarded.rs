@@ -5,7 +5,6 @@
 //! The look happens inside the script, in the dataset itself: no connection, proxy or client can
 //! hide that the server behind it was restarted, flushed, restored or promoted (H2, H4, H21).
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use bb8_redis::redis::{Pipeline, Value};
@@ -16,7 +15,6 @@ use super::{Command, Op};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::fencing::bucket_of;
-use crate::key::Key;
 use crate::protocol::quorum::{Counter, NodeAnswer};
 
 /// What every batch tells a server about the configuration.
@@ -119,20 +117,10 @@ impl Guarding {
     }
 }
 
-/// Which of a batch's commands may go out after all others and without a look at whether the server
-/// votes: those that are no votes, and that no later command of the same key follows. That way they
-/// cost a server about as much as the deletion alone.
-pub(super) fn may_go_last<'k>(
-    commands: impl DoubleEndedIterator<Item = (Op, &'k Key)> + ExactSizeIterator,
-) -> Vec<bool> {
-    let mut followed = HashSet::with_capacity(commands.len());
-    let from_the_last = commands.rev().map(|(op, key)| {
-        let is_followed = !followed.insert(key);
-        !is_followed && matches!(op, Op::Release | Op::Reclaim | Op::Inspect)
-    });
-    let mut may: Vec<bool> = from_the_last.collect();
-    may.reverse();
-    may
+/// Whether it is no vote, and costs a server about as much as the deletion alone if it goes out
+/// without a look at whether the server votes.
+pub(super) const fn is_no_vote(op: Op) -> bool {
+    matches!(op, Op::Release | Op::Reclaim | Op::Inspect)
 }
 
 /// Adds commands that are alike.

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bb8_redis::redis::{self, Cmd, Pipeline, ServerError, ServerErrorKind, Value};
+use foldhash::{HashSet, HashSetExt};
 
 use super::{Command, Op};
 use crate::key::Key;
@@ -101,6 +102,18 @@ pub(super) fn encode(
         (Op::Release, Some(native)) => native.encode(pipeline, key, token),
         _ => encode_releases(pipeline, once(named_holder(command)), by),
     }
+}
+
+/// Which commands may go out after all others of their batch: those that may by their kind, and that
+/// no later command of the same key follows.
+pub(super) fn may_go_last<'k>(
+    commands: impl DoubleEndedIterator<Item = (bool, &'k Key)> + ExactSizeIterator,
+) -> Vec<bool> {
+    let mut followed = HashSet::with_capacity(commands.len());
+    let from_the_last = commands.rev().map(|(may, key)| followed.insert(key) && may);
+    let mut may: Vec<bool> = from_the_last.collect();
+    may.reverse();
+    may
 }
 
 /// For how long the key is set, if these are the release of a lock and the acquisition of the next.

@@ -6,7 +6,8 @@
 -- differ by any time; how many counters the commands take and their names, in order; then the
 -- commands in runs of a kind: its name, how many there are, what they share, and what each takes
 -- besides its key.
-local call, pcall = redis.call, redis.pcall
+-- Globals are slow, and these are read for every command.
+local KEYS, ARGV, call, pcall = KEYS, ARGV, redis.call, redis.pcall
 local record, key_at = KEYS[1], 1
 local quarantine, epoch, config, void = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[5]
 local said, most_skew = tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -74,23 +75,35 @@ local function arg()
   return ARGV[arg_at]
 end
 
--- The counters that were looked at, by name. They are written together at the end.
-local counters, taken = {}, 0
+-- The counters that were looked at, by name: the last value of each; which of them this server has
+-- lost, and which of those it has learned again; and what is to be written, together at the end.
+local last_of, lost, learned, written_as = {}, {}, {}, {}
+local counter_at = 8
 local function counter()
-  taken = taken + 1
-  local name = ARGV[8 + taken]
-  local counter = counters[name]
-  if not counter then
-    local last = kept[7 + taken]
-    local known = last or all_known
-    if not known then
+  counter_at = counter_at + 1
+  local name = ARGV[counter_at]
+  local last = last_of[name]
+  if not last then
+    last = kept[counter_at - 1]
+    if not last and not all_known then
+      lost[name] = true
       last = call('HMGET', record, 'u' .. name)[1]
     end
-    counter = {last = tonumber(last or 0), known = known, lost = not known, text = false,
-      changed = false}
-    counters[name] = counter
+    last = tonumber(last or 0)
+    last_of[name] = last
   end
-  return counter
+  return name, last
+end
+
+-- It is known from now on: at least so much.
+local function learn(name, last, text)
+  local value = tonumber(text)
+  if value > last then
+    last_of[name], written_as[name] = value, text
+  else
+    written_as[name] = written_as[name] or whole(last)
+  end
+  learned[name], lost[name] = lost[name], nil
 end
 
 local answers, answered = {}, 0
@@ -115,10 +128,8 @@ local function release(key, token)
   return holder_of(key, holder)
 end
 
-local commands = {}
-
-function commands.acquire(ttl)
-  local key, token, proposal, counter = key(), arg(), arg(), counter()
+local function acquire(key, token, proposal, ttl)
+  local name, last = counter()
   if refusal then
     return refusal
   end
@@ -140,13 +151,15 @@ function commands.acquire(ttl)
   if value > micros + 60000000 then
     value, text = micros + 60000000, nil
   end
-  if value <= counter.last then
-    value, text = counter.last + 1, nil
+  if value <= last then
+    value, text = last + 1, nil
   end
-  counter.last, counter.text, counter.changed = value, text, true
+  last_of[name], written_as[name] = value, text or whole(value)
   depending[answered] = key
-  return counter.known and value or {value, 0}
+  return lost[name] and {value, 0} or value
 end
+
+local commands = {}
 
 function commands.extend(ttl)
   local key, token = key(), arg()
@@ -166,7 +179,8 @@ function commands.extend(ttl)
 end
 
 function commands.confirm()
-  local key, token, fence, counter = key(), arg(), arg(), counter()
+  local key, token, fence = key(), arg(), arg()
+  local name, last = counter()
   if refusal then
     return refusal
   end
@@ -174,34 +188,29 @@ function commands.confirm()
   if holder ~= token then
     return holder_of(key, holder)
   end
-  counter.known, counter.changed = true, true
-  if tonumber(fence) > counter.last then
-    counter.last, counter.text = tonumber(fence), fence
-  end
+  learn(name, last, fence)
   depending[answered] = false
   return 1
 end
 
 function commands.count()
-  local counter = counter()
+  local name, last = counter()
   if refusal then
     return refusal
   end
-  return counter.known and {counter.last, 1} or {counter.last, 0, tonumber(kept[4])}
+  return lost[name] and {last, 0, tonumber(kept[4])} or {last, 1}
 end
 
 -- What the other servers remember. Only if nothing was lost since they were asked.
 function commands.learn()
-  local value, since, counter = arg(), arg(), counter()
+  local value, since = arg(), arg()
+  local name, last = counter()
   if refusal then
     return refusal
   elseif since ~= kept[4] then
     return 0
-  elseif not counter.known then
-    counter.known, counter.changed = true, true
-    if tonumber(value) > counter.last then
-      counter.last, counter.text = tonumber(value), value
-    end
+  elseif lost[name] then
+    learn(name, last, value)
     depending[answered] = false
   end
   return 1
@@ -247,23 +256,28 @@ end
 
 while arg_at < #ARGV do
   local name, count = arg(), arg()
-  local command = commands[name]
-  local shared = (name == 'acquire' or name == 'extend') and arg()
-  for _ = 1, count do
-    answered = answered + 1
-    answers[answered] = command(shared)
+  if name == 'acquire' then
+    local ttl = arg()
+    for _ = 1, count do
+      answered, key_at, arg_at = answered + 1, key_at + 1, arg_at + 2
+      answers[answered] = acquire(KEYS[key_at], ARGV[arg_at - 1], ARGV[arg_at], ttl)
+    end
+  else
+    local command, ttl = commands[name], name == 'extend' and arg()
+    for _ = 1, count do
+      answered = answered + 1
+      answers[answered] = command(ttl)
+    end
   end
 end
 
 local written, regained = {}, {}
-for name, counter in pairs(counters) do
-  if counter.changed then
-    written[#written + 1] = counter.known and name or 'u' .. name
-    written[#written + 1] = counter.text or whole(counter.last)
-    if counter.known and counter.lost then
-      regained[#regained + 1] = 'u' .. name
-    end
-  end
+for name, text in pairs(written_as) do
+  written[#written + 1] = lost[name] and 'u' .. name or name
+  written[#written + 1] = text
+end
+for name in pairs(learned) do
+  regained[#regained + 1] = 'u' .. name
 end
 if #written > 0 then
   local failed = pcall('HSET', record, unpack(written))
