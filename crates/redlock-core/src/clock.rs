@@ -147,7 +147,11 @@ mod linux {
             let offset = nanos(real).saturating_sub(nanos(boot));
             let start = *self.offset_at_start.get_or_init(|| offset);
             let ahead = offset.saturating_sub(start);
-            let furthest = self.furthest.fetch_max(ahead, Ordering::Relaxed).max(ahead);
+            let mut furthest = self.furthest.load(Ordering::Relaxed);
+            // Mostly there is nothing to write, and threads that only read don't wait for each other.
+            if ahead > furthest {
+                furthest = self.furthest.fetch_max(ahead, Ordering::Relaxed).max(ahead);
+            }
             Duration::from_nanos(furthest.max(0).unsigned_abs())
         }
     }

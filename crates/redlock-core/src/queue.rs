@@ -160,7 +160,7 @@ impl<H> Queue<H> {
 pub(crate) struct Turn<H> {
     /// What was posted already for whoever has the turn. Dropped before the turn passes on: what
     /// the next one posts must come behind its release.
-    posted: Option<Posted>,
+    posted: Option<Box<Posted>>,
     row: Row,
     place: Option<(Arc<Queue<H>>, Key)>,
 }
@@ -218,7 +218,7 @@ impl<H> Turn<H> {
 
     /// What was posted for whoever has the turn, by who had it before.
     pub(crate) fn take_posted(&mut self) -> Option<Posted> {
-        self.posted.take()
+        self.posted.take().map(|posted| *posted)
     }
 
     /// Whether others should have a chance before the servers are asked. Asking ends the row.
@@ -246,7 +246,7 @@ impl<H> Turn<H> {
         let Some((queue, key)) = self.place.take() else { return };
         let held = queue.shard(&key).lock().get_mut(&key).and_then(|line| line.held.take());
         let row = if posted.is_some() { self.row.with_one_more() } else { self.row };
-        let turn = Self { posted, row, place: Some((queue, key)) };
+        let turn = Self { posted: posted.map(Box::new), row, place: Some((queue, key)) };
         drop(successor.0.entry.send(Entry::Turn(turn)));
         drop(held);
     }

@@ -139,7 +139,7 @@ impl IntoFuture for Request {
 
     fn into_future(self) -> Self::IntoFuture {
         let name = |guard: &Guard| (guard.lease().0.hold.id, guard.fencing_token());
-        Box::pin(watched(self.acquire(), name))
+        Box::pin(watched(async move { self.acquire().await }, name))
     }
 }
 
@@ -157,7 +157,7 @@ impl fmt::Debug for Request {
 }
 
 impl Request {
-    async fn acquire(self) -> Result<Guard, LockError> {
+    async fn acquire(&self) -> Result<Guard, LockError> {
         let service = &self.service;
         let key = self.key.clone().map_err(LockError::invalid)?;
         let ttl = service.config.usable_ttl(self.ttl).map_err(LockError::invalid)?;
@@ -310,11 +310,21 @@ impl Request {
     }
 }
 
-async fn or_closed<F: Future>(closing: &Latch, future: F) -> Result<F::Output, LockError> {
-    let output = tokio::select! {
-        biased;
-        output = future => Some(output),
-        () = closing.raised() => None,
-    };
-    output.filter(|_| !closing.is_raised()).ok_or_else(LockError::closed)
+/// Waits for `future`, or until the service is closed. On the heap: most locks are had at once, and
+/// need no room for this.
+fn or_closed<'f, F: Future + Send + 'f>(
+    closing: &'f Latch,
+    future: F,
+) -> Pin<Box<dyn Future<Output = Result<F::Output, LockError>> + Send + 'f>>
+where
+    F::Output: Send,
+{
+    Box::pin(async {
+        let output = tokio::select! {
+            biased;
+            output = future => Some(output),
+            () = closing.raised() => None,
+        };
+        output.filter(|_| !closing.is_raised()).ok_or_else(LockError::closed)
+    })
 }

@@ -292,10 +292,10 @@ mod tests {
     }
 
     /// The operations of each call that these commands become.
-    fn calls_of(commands: &[(Op, &str)], by: ScriptBy) -> Vec<Vec<Op>> {
+    fn calls_of(dialect: &Dialect, commands: &[(Op, &str)], by: ScriptBy) -> Vec<Vec<Op>> {
         let mailbox = Mailbox::default();
         let commands = commands.iter().map(|(op, key)| command(*op, key)).collect();
-        let (mut batch, _) = Batch::prepare(&mailbox, &guarded(), commands, by);
+        let (mut batch, _) = Batch::prepare(&mailbox, dialect, commands, by);
         let ops = |call: Call| call.into_commands().iter().map(|one| one.op).collect();
         take(&mut batch.calls).into_iter().map(ops).collect()
     }
@@ -313,9 +313,28 @@ mod tests {
         ];
         let votes = vec![Op::Release, ACQUIRE, ACQUIRE, Op::Void];
         let together = [votes.clone(), vec![Op::Reclaim, Op::Inspect, Op::Release]];
-        assert_eq!(calls_of(&commands, ScriptBy::Hash), together);
+        assert_eq!(calls_of(&guarded(), &commands, ScriptBy::Hash), together);
         let singly = [votes, vec![Op::Reclaim], vec![Op::Inspect], vec![Op::Release]];
-        assert_eq!(calls_of(&commands, ScriptBy::Source), singly);
+        assert_eq!(calls_of(&guarded(), &commands, ScriptBy::Source), singly);
+    }
+
+    #[test]
+    fn plain_releases_are_one_call_but_for_those_of_a_key_that_is_asked_for_later() {
+        let plain = Dialect::Plain { native_delete: None };
+        let commands = [
+            (Op::Release, "a"),
+            (ACQUIRE, "b"),
+            (ACQUIRE, "a"),
+            (Op::Release, "c"),
+            (ACQUIRE, "c"),
+            (Op::Release, "d"),
+            (Op::Release, "b"),
+        ];
+        let votes = [vec![Op::Release], vec![ACQUIRE], vec![ACQUIRE], vec![Op::Release, ACQUIRE]];
+        let together = [&votes[..], &[vec![Op::Release; 2]]].concat();
+        assert_eq!(calls_of(&plain, &commands, ScriptBy::Hash), together);
+        let singly = [&votes[..], &[vec![Op::Release], vec![Op::Release]]].concat();
+        assert_eq!(calls_of(&plain, &commands, ScriptBy::Source), singly);
     }
 
     #[test]
