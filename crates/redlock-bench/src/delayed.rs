@@ -18,7 +18,7 @@ use crate::scenario::{Result, Scale, Scenario};
 
 const NODES: usize = 3;
 const ONE_WAY: Duration = Duration::from_micros(500);
-/// Batches that the limit has on the way at once, as this library may.
+/// Batches that the limit has on the way at once: fewer made it slower.
 const WINDOW: usize = 8;
 
 const CONCURRENCY: [usize; 4] = [1, 16, 64, 256];

@@ -34,11 +34,13 @@ const MAX_BATCH: usize = 512;
 /// than one, and more than two give no more; a task alone does not feel them.
 const TURNS_TO_GATHER: usize = 2;
 
-/// Batches on the way at once where the network is slow enough for that to pay.
-const MAX_WINDOW: usize = 8;
+/// Batches on the way at once, where the network is slow.
+const MAX_WINDOW: u128 = 8;
 
-/// Below this round trip the server answers before a second batch would have gathered.
-const SHORT_ROUND_TRIP: Duration = Duration::from_micros(500);
+/// A round trip has room for another batch each time that it is longer by this. More and smaller
+/// batches made locks slower at a millisecond's distance, as they cost more CPU; where the server
+/// answers sooner than this, a second batch would not have gathered before the first is back.
+const ROOM_FOR_A_BATCH: Duration = Duration::from_micros(350);
 
 /// Time between a missed deadline and giving up on the connection.
 const LAST_CALL: Duration = Duration::from_millis(1);
@@ -400,7 +402,8 @@ impl Pace {
     }
 
     fn window(&self) -> usize {
-        if self.shortest > SHORT_ROUND_TRIP { MAX_WINDOW } else { 1 }
+        let room = self.shortest.as_micros() / ROOM_FOR_A_BATCH.as_micros();
+        room.clamp(1, MAX_WINDOW) as usize
     }
 }
 
@@ -409,13 +412,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_window_opens_on_a_slow_network_and_closes_on_a_fast_one() {
-        let mut pace = Pace::default();
-        assert_eq!(pace.window(), 1);
-        for _ in 0..Pace::SAMPLES {
-            pace.observe(Duration::from_millis(2));
-        }
-        assert_eq!(pace.window(), MAX_WINDOW);
+    fn the_window_opens_with_the_distance_and_closes_on_a_fast_network() {
+        let window_at = |micros| {
+            let mut pace = Pace::default();
+            (0..Pace::SAMPLES).for_each(|_| pace.observe(Duration::from_micros(micros)));
+            pace
+        };
+        assert_eq!(Pace::default().window(), 1);
+        let windows = [0, 80, 500, 1_150, 2_000, 50_000].map(|micros| window_at(micros).window());
+        assert_eq!(windows, [1, 1, 1, 3, 5, 8]);
+        let mut pace = window_at(2_000);
         pace.observe(Duration::from_micros(80));
         assert_eq!(pace.window(), 1);
     }
