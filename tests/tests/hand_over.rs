@@ -286,3 +286,27 @@ async fn another_process_has_its_turn() {
         task.await.unwrap();
     }
 }
+
+/// Who takes the key again at once leaves it free for a moment that nobody else can meet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_that_take_a_key_again_and_again_take_turns() {
+    let fleet = Fleet::start(3).await;
+    let processes = [redlock(&fleet, Safety::Plain).await, redlock(&fleet, Safety::Plain).await];
+    let locked = Arc::new([const { AtomicUsize::new(0) }; 2]);
+    let tasks = processes.into_iter().enumerate().map(|(process, redlock)| {
+        let locked = Arc::clone(&locked);
+        tokio::spawn(async move {
+            while locked.iter().any(|locked| locked.load(Ordering::Relaxed) < 60) {
+                let guard = redlock.lock("order").wait(PATIENCE).await.unwrap();
+                locked[process].fetch_add(1, Ordering::Relaxed);
+                sleep(Duration::from_millis(2)).await;
+                guard.release().await;
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let most = locked.iter().map(|locked| locked.load(Ordering::Relaxed)).max();
+    assert!(most < Some(300), "60 of one were {most:?} of the other");
+}

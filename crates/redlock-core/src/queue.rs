@@ -23,20 +23,36 @@ use crate::posted::{Posted, Wish};
 
 const SHARDS: usize = 32;
 
-/// Hand-overs within a process after which other processes have a chance, unless they took less
-/// than [`SHORTEST_ROW`] together: a chance costs a pause.
+/// Turns of one process after which others have a chance, unless they took less than
+/// [`SHORTEST_ROW`] together: a chance costs a pause.
 const LONGEST_ROW: u32 = 16;
 
 const SHORTEST_ROW: Duration = Duration::from_millis(30);
 
+/// The chance: how long the key is left alone. Who comes later than that after the last turn begins
+/// a new row.
+const CHANCE: Duration = Duration::from_millis(2);
+
 /// The lines of all keys that somebody in this process wants. `H` is what is known of a holder.
 #[derive(Debug)]
 pub(crate) struct Queue<H> {
-    shards: Box<[Shard<H>]>,
+    shards: Box<[Mutex<Shard<H>>]>,
     max_waiters: usize,
 }
 
-type Shard<H> = Mutex<HashMap<Key, Line<H>>>;
+#[derive(Debug)]
+struct Shard<H> {
+    lines: HashMap<Key, Line<H>>,
+    /// The last turn that nobody waited for.
+    last: Option<LastTurn>,
+}
+
+#[derive(Debug)]
+struct LastTurn {
+    key: Key,
+    row: Row,
+    ended: Instant,
+}
 
 #[derive(Debug)]
 struct Line<H> {
@@ -86,17 +102,21 @@ impl<H> Future for Place<H> {
 
 impl<H> Queue<H> {
     pub(crate) fn new(max_waiters: usize) -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), max_waiters }
+        let shard = || Mutex::new(Shard { lines: HashMap::new(), last: None });
+        Self { shards: (0..SHARDS).map(|_| shard()).collect(), max_waiters }
     }
 
     /// Stands in line for `key`, to do what `wish` says. A `brief` caller stays only while it is
     /// undecided whether the one whose turn it is gets the lock.
     pub(crate) fn enter(self: &Arc<Self>, key: &Key, wish: &Wish, brief: bool) -> Entered<H> {
         let mut shard = self.shard(key).lock();
-        match shard.entry(key.clone()) {
+        let Shard { lines, last } = &mut *shard;
+        match lines.entry(key.clone()) {
             Slot::Vacant(vacant) => {
                 vacant.insert(Line { held: None, waiters: VecDeque::new() });
-                Entered::AtOnce(Entry::Turn(self.turn(key.clone(), Row::default())))
+                let last = last.take_if(|last| last.key == *key);
+                let row = last.map(LastTurn::row_that_goes_on).unwrap_or_default();
+                Entered::AtOnce(Entry::Turn(self.turn(key.clone(), row)))
             }
             Slot::Occupied(mut occupied) => {
                 let line = occupied.get_mut();
@@ -118,14 +138,14 @@ impl<H> Queue<H> {
 
     /// Who in this process holds `key`.
     pub(crate) fn held(&self, key: &Key) -> Option<Arc<H>> {
-        self.shard(key).lock().get(key).and_then(|line| line.held.clone())
+        self.shard(key).lock().lines.get(key).and_then(|line| line.held.clone())
     }
 
     fn turn(self: &Arc<Self>, key: Key, row: Row) -> Turn<H> {
         Turn { posted: None, row, place: Some((Arc::clone(self), key)) }
     }
 
-    fn shard(&self, key: &Key) -> &Shard<H> {
+    fn shard(&self, key: &Key) -> &Mutex<Shard<H>> {
         // A caller who finds keys of one shard makes others wait for its lock, and no more: the maps
         // have hashes that nobody knows.
         let hash = XxHash3_64::oneshot(key.as_bytes());
@@ -135,12 +155,16 @@ impl<H> Queue<H> {
     /// Gives the turn to the first in line who is still there, or closes the line.
     fn pass_on(self: &Arc<Self>, key: &Key, row: Row) {
         let mut shard = self.shard(key).lock();
-        let Some(line) = shard.get_mut(key) else { return };
+        let Some(line) = shard.lines.get_mut(key) else { return };
         // Dropped after the lock: the last owner of a holder may have work to do.
-        let _held = line.held.take();
+        let held = line.held.take();
         loop {
             let Some(waiter) = line.waiters.pop_front() else {
-                shard.remove(key);
+                shard.lines.remove(key);
+                if held.is_some() {
+                    let (key, row, ended) = (key.clone(), row.with_one_more(), Instant::now());
+                    shard.last = Some(LastTurn { key, row, ended });
+                }
                 drop(shard);
                 return;
             };
@@ -175,22 +199,28 @@ impl<H> Successor<H> {
     }
 }
 
-/// Turns in a row that were handed over within this process.
+impl LastTurn {
+    /// None, if others had a chance since.
+    fn row_that_goes_on(self) -> Row {
+        if self.ended.elapsed() < CHANCE { self.row } else { Row::default() }
+    }
+}
+
+/// Turns of this process in a row, in which nobody else had the key.
 #[derive(Clone, Copy, Debug, Default)]
 struct Row {
-    handed_over: u32,
+    turns: u32,
     began: Option<Instant>,
 }
 
 impl Row {
     fn is_long(self) -> bool {
-        self.handed_over >= LONGEST_ROW
-            && self.began.is_none_or(|began| began.elapsed() >= SHORTEST_ROW)
+        self.turns >= LONGEST_ROW && self.began.is_none_or(|began| began.elapsed() >= SHORTEST_ROW)
     }
 
     fn with_one_more(self) -> Self {
         let began = self.began.unwrap_or_else(Instant::now);
-        Self { handed_over: self.handed_over + 1, began: Some(began) }
+        Self { turns: self.turns.saturating_add(1), began: Some(began) }
     }
 }
 
@@ -201,7 +231,7 @@ impl<H> Turn<H> {
         let mut sent_away = Vec::new();
         {
             let mut shard = queue.shard(key).lock();
-            let Some(line) = shard.get_mut(key) else { return };
+            let Some(line) = shard.lines.get_mut(key) else { return };
             line.held = Some(Arc::clone(holder));
             if line.waiters.iter().any(|waiter| waiter.brief) {
                 let (brief, patient) =
@@ -221,9 +251,18 @@ impl<H> Turn<H> {
         self.posted.take().map(|posted| *posted)
     }
 
-    /// Whether others should have a chance before the servers are asked. Asking ends the row.
-    pub(crate) fn lets_others_go_first(&mut self) -> bool {
-        std::mem::take(&mut self.row).is_long()
+    /// For how long others should have a chance before the servers are asked. That ends the row.
+    pub(crate) fn chance_for_others(&mut self) -> Option<Duration> {
+        let is_long = self.row.is_long();
+        is_long.then(|| {
+            self.row = Row::default();
+            CHANCE
+        })
+    }
+
+    /// Somebody else has the key: that ends the row.
+    pub(crate) fn passed_over(&mut self) {
+        self.row = Row::default();
     }
 
     /// The next in line, to [`hand_over`](Self::hand_over) to; `None` if nobody is there, or if it
@@ -231,7 +270,7 @@ impl<H> Turn<H> {
     pub(crate) fn successor(&self) -> Option<Successor<H>> {
         let (queue, key) = self.place.as_ref().filter(|_| !self.row.is_long())?;
         let mut shard = queue.shard(key).lock();
-        let waiters = &mut shard.get_mut(key)?.waiters;
+        let waiters = &mut shard.lines.get_mut(key)?.waiters;
         while let Some(waiter) = waiters.pop_front() {
             if !waiter.entry.is_closed() {
                 return Some(Successor(waiter));
@@ -244,7 +283,9 @@ impl<H> Turn<H> {
     /// on from there.
     pub(crate) fn hand_over(mut self, successor: Successor<H>, posted: Option<Posted>) {
         let Some((queue, key)) = self.place.take() else { return };
-        let held = queue.shard(&key).lock().get_mut(&key).and_then(|line| line.held.take());
+        let mut shard = queue.shard(&key).lock();
+        let held = shard.lines.get_mut(&key).and_then(|line| line.held.take());
+        drop(shard);
         let row = if posted.is_some() { self.row.with_one_more() } else { self.row };
         let turn = Self { posted: posted.map(Box::new), row, place: Some((queue, key)) };
         drop(successor.0.entry.send(Entry::Turn(turn)));
@@ -309,7 +350,41 @@ mod tests {
         assert!(now(third.as_mut()).is_none());
         drop(turn(now(second.as_mut())));
         drop(turn(now(third.as_mut())));
-        assert!(queue.shards.iter().all(|shard| shard.lock().is_empty()));
+        assert!(queue.shards.iter().all(|shard| shard.lock().lines.is_empty()));
+    }
+
+    /// Takes the key `turns` times, for 3 ms each. Says before which of them others had a chance.
+    async fn chances(turns: usize, between: Duration) -> Vec<usize> {
+        let (queue, key, mut chances) = (Arc::new(Queue::new(8)), key(), Vec::new());
+        for i in 0..turns {
+            let mut turn = turn(now(enter(&queue, &key)));
+            chances.extend(turn.chance_for_others().map(|_| i));
+            turn.hold(&Arc::new(()));
+            tokio::time::sleep(Duration::from_millis(3)).await;
+            drop(turn);
+            tokio::time::sleep(between).await;
+        }
+        chances
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_the_key_again_and_again_leaves_others_a_chance() {
+        assert_eq!(chances(40, Duration::ZERO).await, [16, 32]);
+        assert!(chances(40, CHANCE).await.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_row_ends_when_somebody_else_has_the_key() {
+        let (queue, key) = (Arc::new(Queue::new(8)), key());
+        for i in 0..40 {
+            let mut turn = turn(now(enter(&queue, &key)));
+            assert_eq!(turn.chance_for_others(), None);
+            if i % 10 == 0 {
+                turn.passed_over();
+            }
+            turn.hold(&Arc::new(()));
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
     }
 
     #[tokio::test]
@@ -326,7 +401,7 @@ mod tests {
         drop(first);
         drop(left_after);
         drop(turn(now(stays.as_mut())));
-        assert!(queue.shards.iter().all(|shard| shard.lock().is_empty()));
+        assert!(queue.shards.iter().all(|shard| shard.lock().lines.is_empty()));
     }
 
     #[tokio::test]

@@ -24,9 +24,6 @@ use crate::queue::{Entered, Entry, Turn};
 use crate::service::Service;
 use crate::tenancy::Tenancy;
 
-/// What others have to get the key, where they would not get it otherwise.
-const CHANCE: Duration = Duration::from_millis(2);
-
 /// Whether a lease is renewed while its guard lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -175,8 +172,9 @@ impl Request {
             let posted = match turn.take_posted() {
                 Some(posted) => posted,
                 None => {
-                    if turn.lets_others_go_first() && !service.config.memory {
-                        or_closed(&service.closing, sleep(CHANCE)).await?;
+                    let chance = turn.chance_for_others().filter(|_| !service.config.memory);
+                    if let Some(chance) = chance {
+                        or_closed(&service.closing, sleep(chance)).await?;
                     }
                     Posted::post(site, &wish)?
                 }
@@ -193,6 +191,7 @@ impl Request {
             };
             let hopeless = attempt.is_hopeless();
             drop(attempt);
+            turn.passed_over();
             let now = service.now();
             let Some(pause) = self.pause(&error, retries, now.since(began), hopeless) else {
                 return Err(error);
