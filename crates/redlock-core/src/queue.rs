@@ -114,7 +114,8 @@ impl<H> Queue<H> {
         match lines.entry(key.clone()) {
             Slot::Vacant(vacant) => {
                 vacant.insert(Line { held: None, waiters: VecDeque::new() });
-                let last = last.take_if(|last| last.key == *key);
+                // Who does not want to wait does not wait for the chance of others, either.
+                let last = last.take_if(|last| last.key == *key && !brief);
                 let row = last.map(LastTurn::row_that_goes_on).unwrap_or_default();
                 Entered::AtOnce(Entry::Turn(self.turn(key.clone(), row)))
             }
@@ -354,10 +355,11 @@ mod tests {
     }
 
     /// Takes the key `turns` times, for 3 ms each. Says before which of them others had a chance.
-    async fn chances(turns: usize, between: Duration) -> Vec<usize> {
+    async fn chances(turns: usize, brief: bool, between: Duration) -> Vec<usize> {
         let (queue, key, mut chances) = (Arc::new(Queue::new(8)), key(), Vec::new());
         for i in 0..turns {
-            let mut turn = turn(now(enter(&queue, &key)));
+            let Entered::AtOnce(entry) = queue.enter(&key, &wish(), brief) else { unreachable!() };
+            let mut turn = turn(Some(entry));
             chances.extend(turn.chance_for_others().map(|_| i));
             turn.hold(&Arc::new(()));
             tokio::time::sleep(Duration::from_millis(3)).await;
@@ -369,8 +371,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_takes_the_key_again_and_again_leaves_others_a_chance() {
-        assert_eq!(chances(40, Duration::ZERO).await, [16, 32]);
-        assert!(chances(40, CHANCE).await.is_empty());
+        assert_eq!(chances(40, false, Duration::ZERO).await, [16, 32]);
+        assert!(chances(40, false, CHANCE).await.is_empty());
+        assert!(chances(40, true, Duration::ZERO).await.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
