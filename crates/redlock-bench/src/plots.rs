@@ -101,7 +101,7 @@ impl Plot {
         }
         let mut labels = chart.configure_series_labels();
         labels.background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.2));
-        Ok(labels.position(SeriesLabelPosition::UpperLeft).draw()?)
+        Ok(labels.position(SeriesLabelPosition::MiddleRight).draw()?)
     }
 }
 
