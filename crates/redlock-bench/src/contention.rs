@@ -16,9 +16,6 @@ use crate::worker::{Hold, Job, Locks, Worker, now};
 
 const NODES: usize = 3;
 
-/// Rounds of those who come again and again: each of them sees many locks.
-const LOOPS: usize = 3;
-
 /// Everybody wants the key once.
 const DRAIN: Load = Load { clients: 64, inside: Duration::from_millis(5), again: Duration::ZERO };
 
@@ -79,7 +76,7 @@ pub(crate) async fn measure(scale: Scale) -> Result<Contention> {
         let crowds: Vec<_> = ours.chain(theirs).collect();
         let (once, again) = (Load { clients, ..DRAIN }, Load { clients, ..LOOP });
         found.drains.extend(rows(&fleet, &crowds, once, rounds).await?);
-        found.loops.extend(rows(&fleet, &crowds, again, LOOPS).await?);
+        found.loops.extend(rows(&fleet, &crowds, again, rounds).await?);
     }
     Ok(found)
 }
@@ -205,7 +202,11 @@ impl fmt::Display for Contention {
         if self.loops.is_empty() {
             return Ok(());
         }
-        writeln!(f, "each wants the key again and again, for 1 ms; medians of {LOOPS} rounds")?;
+        writeln!(
+            f,
+            "each wants the key again and again, for 1 ms; medians of {} rounds",
+            self.rounds
+        )?;
         write_table(f, &self.loops)
     }
 }
