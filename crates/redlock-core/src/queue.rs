@@ -163,7 +163,8 @@ impl<H> Queue<H> {
             let Some(waiter) = line.waiters.pop_front() else {
                 shard.lines.remove(key);
                 if held.is_some() {
-                    let (key, row, ended) = (key.clone(), row.with_one_more(), Instant::now());
+                    let ended = Instant::now();
+                    let (key, row) = (key.clone(), row.with_one_more(ended));
                     shard.last = Some(LastTurn { key, row, ended });
                 }
                 drop(shard);
@@ -219,8 +220,8 @@ impl Row {
         self.turns >= LONGEST_ROW && self.began.is_none_or(|began| began.elapsed() >= SHORTEST_ROW)
     }
 
-    fn with_one_more(self) -> Self {
-        let began = self.began.unwrap_or_else(Instant::now);
+    fn with_one_more(self, ended: Instant) -> Self {
+        let began = self.began.unwrap_or(ended);
         Self { turns: self.turns.saturating_add(1), began: Some(began) }
     }
 }
@@ -261,7 +262,7 @@ impl<H> Turn<H> {
         })
     }
 
-    /// Somebody else has the key: that ends the row.
+    /// The servers were asked in vain: somebody else may have the key, and that ends the row.
     pub(crate) fn passed_over(&mut self) {
         self.row = Row::default();
     }
@@ -287,7 +288,10 @@ impl<H> Turn<H> {
         let mut shard = queue.shard(&key).lock();
         let held = shard.lines.get_mut(&key).and_then(|line| line.held.take());
         drop(shard);
-        let row = if posted.is_some() { self.row.with_one_more() } else { self.row };
+        let row = match posted {
+            Some(_) => self.row.with_one_more(Instant::now()),
+            None => self.row,
+        };
         let turn = Self { posted: posted.map(Box::new), row, place: Some((queue, key)) };
         drop(successor.0.entry.send(Entry::Turn(turn)));
         drop(held);

@@ -2,9 +2,9 @@
 //!
 //! All releases of a batch are one call of a script, which costs a server about as much as the
 //! deletions alone; so are all votes in the guarded mode. Releases are sent after what was posted
-//! later, unless that is of the same key: commands of one key never overtake each other. The release of a
-//! lock and the acquisition of the next one are in one call, so that nobody else gets the key in
-//! between.
+//! later, unless that is of the same key: commands of one key never overtake each other. The release
+//! of a lock and the acquisition of the next one are in one call, so that nobody else gets the key
+//! in between.
 
 use std::future::{pending, poll_fn, ready};
 use std::mem::take;
