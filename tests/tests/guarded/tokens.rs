@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use redlock_core::{Clock, FenceBasis, Moment, Provisioned, Redlock, SystemClock};
-use redlock_tests::{Fleet, eventually};
+use redlock_tests::{Fleet, RedisServer, eventually};
 use twox_hash::XxHash3_64;
 
 use crate::{HANG, LONG, provisioned, redlock, settings};
@@ -181,4 +181,33 @@ async fn what_a_server_keeps_besides_locks_is_bounded() {
         .await
         .unwrap();
     assert!(bytes < 100_000, "{bytes} bytes");
+}
+
+/// Two locks of a batch share a counter that the server had lost, and both confirm their tokens.
+#[tokio::test]
+async fn what_was_kept_of_a_lost_counter_is_gone_once_it_is_known_again() {
+    const SCRIPT: &str = include_str!("../../../crates/redlock-core/src/node/scripts/guarded.lua");
+    let server = RedisServer::start().await;
+    let mut redis = server.connection().await;
+    let run: String = redis::cmd("INFO").arg("server").query_async(&mut redis).await.unwrap();
+    let run = run.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap().trim();
+    let mut record = redis::cmd("HSET");
+    record.arg("node").arg(&["run", run, "epoch", "0", "config", "c", "until", "0"]);
+    record.arg(&["quarantine", "1000", "u17", "5"]).exec_async(&mut redis).await.unwrap();
+    for key in ["a", "b"] {
+        server.set_foreign(key, key, HANG).await;
+    }
+    let introduction = ["1000", "0", "c", "0", "void:", "", "", "2", "17", "17"];
+    let answers: Vec<i64> = redis::cmd("EVAL")
+        .arg(SCRIPT)
+        .arg(&["3", "node", "a", "b"])
+        .arg(&introduction)
+        .arg(&["confirm", "2", "a", "7", "b", "9"])
+        .query_async(&mut redis)
+        .await
+        .unwrap();
+    assert_eq!(answers, [1, 1]);
+    let kept: (Option<u64>, Option<u64>) =
+        redis::cmd("HMGET").arg(&["node", "17", "u17"]).query_async(&mut redis).await.unwrap();
+    assert_eq!(kept, (Some(9), None));
 }

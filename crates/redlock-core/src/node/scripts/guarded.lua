@@ -103,7 +103,9 @@ local function learn(name, last, text)
   else
     written_as[name] = written_as[name] or whole(last)
   end
-  learned[name], lost[name] = lost[name], nil
+  if lost[name] then
+    learned[name], lost[name] = true, nil
+  end
 end
 
 local answers, answered = {}, 0
