@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, Value, cmd};
-use redlock_core::NodeAnswer;
-use redlock_core::testing::twin::{Answered, Asked, Double, Real, scripts};
+use redis::cmd;
+use redlock_core::testing::twin::{Answered, Asked, Double, Real, Wire};
+use redlock_core::{Config, NodeAnswer};
 use tokio::time::sleep;
 
 use crate::RedisServer;
@@ -29,6 +29,7 @@ const SLACK: Duration = Duration::from_millis(500);
 pub struct Differential {
     server: RedisServer,
     connection: MultiplexedConnection,
+    wire: Wire,
     double: Double,
     clients: Vec<(Client, Real)>,
     plan: Plan,
@@ -46,7 +47,7 @@ impl Differential {
     /// Starts a server.
     pub async fn start(seed: u64) -> Self {
         let server = RedisServer::start().await;
-        let connection = connect(&server).await;
+        let (connection, wire) = connect(&server).await;
         let clients = Client::all();
         let plan = Plan::new(Rng::with_seed(seed), &clients);
         let client = |client: Client| {
@@ -55,7 +56,7 @@ impl Differential {
         };
         let clients = clients.into_iter().map(client).collect();
         let (double, history, operations) = (Double::default(), Vec::new(), 0);
-        Self { server, connection, double, clients, plan, history, operations }
+        Self { server, connection, wire, double, clients, plan, history, operations }
     }
 
     /// How many operations were compared so far.
@@ -105,7 +106,7 @@ impl Differential {
             }
             Step::Restart => {
                 self.server.restart().await;
-                self.connection = connect(&self.server).await;
+                (self.connection, self.wire) = connect(&self.server).await;
                 self.double.restart();
                 self.double.flush();
             }
@@ -115,17 +116,7 @@ impl Differential {
 
     async fn compare(&mut self, client: usize, batch: &[Asked]) -> Result<(), String> {
         let (Client { config, .. }, real) = &self.clients[client];
-        let mut times = Vec::new();
-        let connection = &mut self.connection;
-        let send = async |pipeline: Pipeline| {
-            let count = pipeline.len();
-            let timed = between_times(&pipeline);
-            let mut replies = connection.send_packed_commands(&timed, 0, count + 2).await?;
-            times.extend(replies.pop().as_ref().and_then(micros_of));
-            times.push(micros_of(&replies.remove(0)).unwrap());
-            Ok(replies)
-        };
-        let answers = real.run(batch, send).await.unwrap();
+        let (answers, times) = real.run(&mut self.wire, batch).await?;
         let (&first, &last) = (times.iter().min().unwrap(), times.iter().max().unwrap());
         let tolerance = PRECISION + Duration::from_micros(last - first);
         let mut difference = None;
@@ -176,30 +167,10 @@ impl Differential {
     }
 }
 
-/// A connection as the library has them: the server knows the scripts.
-async fn connect(server: &RedisServer) -> MultiplexedConnection {
-    let mut connection = server.connection().await;
-    for script in scripts() {
-        let mut load = cmd("SCRIPT");
-        load.arg("LOAD").arg(script).exec_async(&mut connection).await.unwrap();
-    }
-    connection
-}
-
-/// The same commands between two looks at the server's clock.
-fn between_times(pipeline: &Pipeline) -> Pipeline {
-    let mut timed = Pipeline::new();
-    timed.cmd("TIME");
-    for command in pipeline.cmd_iter() {
-        timed.add_command(command.clone());
-    }
-    timed.cmd("TIME");
-    timed
-}
-
-fn micros_of(reply: &Value) -> Option<u64> {
-    let (seconds, micros): (u64, u64) = redis::from_redis_value_ref(reply).ok()?;
-    Some(seconds * 1_000_000 + micros)
+/// A connection for the harness, and one as the library has them.
+async fn connect(server: &RedisServer) -> (MultiplexedConnection, Wire) {
+    let config = Config::servers([server.url()]).build().unwrap();
+    (server.connection().await, Wire::connect(&config).await.unwrap())
 }
 
 fn is_the_same(one: &Answered, other: &Answered, tolerance: Duration) -> bool {

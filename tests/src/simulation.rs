@@ -111,8 +111,13 @@ impl Simulation {
         let mut rng = Rng::with_seed(self.seed);
         let cluster = Cluster::new(self.nodes);
         cluster.mutate(self.mistake.and_then(Mistake::mutant));
+        // Where connections can't be killed, late commands have to be void.
+        let forbids_kill = rng.bool();
         for node in cluster.nodes() {
             node.set_clock_rate(clock::rate(&mut rng));
+            if forbids_kill {
+                node.forbid_kill();
+            }
         }
         let (checker, trace) = (Checker::new(), Arc::new(Trace::default()));
         let tokens = Arc::default();

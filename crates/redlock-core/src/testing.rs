@@ -75,6 +75,6 @@ mod cluster;
 pub use self::checker::{Checker, Hold, Violation};
 pub use self::cluster::{Cluster, Node};
 #[doc(hidden)]
-pub use crate::node::simulated::Mutant;
+pub use crate::node::simulated::{LaneMistake, Mutant};
 #[doc(hidden)]
 pub use crate::node::twin;

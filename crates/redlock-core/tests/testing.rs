@@ -121,8 +121,21 @@ async fn a_server_that_kept_its_data_votes_at_once_where_it_is_trusted_with_that
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_late_command_never_arrives_where_its_connection_can_be_killed() {
+    let cluster = Cluster::new(1);
+    let redlock = cluster.redlock();
+    redlock.lock("warm").await.unwrap().release().await;
+    cluster.node(0).deliver_late(millis(500));
+    let error = redlock.try_lock("late").await.unwrap_err();
+    assert!(error.is_unavailable(), "{error}");
+    redlock.lock("k").wait(LONG).await.unwrap().release().await;
+    assert_eq!((cluster.node(0).on_the_way(), cluster.node(0).holders()), (0, vec![]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_command_that_is_late_arrives_after_what_was_sent_on_the_next_connection() {
     let cluster = Cluster::new(1);
+    cluster.node(0).forbid_kill();
     let redlock = cluster.redlock();
     redlock.lock("warm").await.unwrap().release().await;
     cluster.node(0).deliver_late(millis(500));

@@ -22,7 +22,7 @@ struct Options {
     /// Servers; unless set the seed decides between three, five and seven.
     #[arg(long)]
     nodes: Option<usize>,
-    /// A mistake, m1 to m15, that the clients make. It is expected to be found, and the first run
+    /// A mistake, m1 to m18, that the clients make. It is expected to be found, and the first run
     /// that does is the last.
     #[arg(long)]
     mutant: Option<Mistake>,

@@ -65,7 +65,7 @@ impl<'w> Nemesis<'w> {
         let node = self.world.cluster.node(number);
         let twin = (number < 2 && self.world.mistake == Some(Mistake::OneServerTwice))
             .then(|| self.world.cluster.node(1 - number));
-        let text = match self.rng.u8(..17) {
+        let text = match self.rng.u8(..20) {
             0..=2 => {
                 node.pause();
                 self.later(number, 1_200, Node::resume);
@@ -109,10 +109,19 @@ impl<'w> Nemesis<'w> {
                 }
                 "and all others hear the next command late".to_owned()
             }
+            14 | 15 => {
+                node.forget_scripts();
+                "forgot its scripts".to_owned()
+            }
+            16 => {
+                let calls = self.rng.usize(..4);
+                node.tear_after(calls);
+                format!("breaks a connection after {calls} calls")
+            }
             loss if self.may_lose(number) => {
                 for node in [Some(node), twin].into_iter().flatten() {
                     match loss {
-                        14 => node.flush(),
+                        17 => node.flush(),
                         _ => node.restart_empty(),
                     }
                 }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use redlock_core::testing::Mutant;
+use redlock_core::testing::{LaneMistake, Mutant};
 
 /// What clients, or all that they share, do wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,8 +23,9 @@ pub enum Mistake {
     OneToken,
     /// M8: a lock that was not won is released only where it is known to be set.
     ReleaseGrantedOnly,
-    /// M9: what is released after its connection was given up is not made void.
-    NoTombstone,
+    /// M9: after a reconnect, a release overtakes its acquisition: earlier connections are not
+    /// killed, and tokens in doubt are not made void.
+    ReleaseOvertakes,
     /// M10: half of the servers count as a majority.
     HalfQuorum,
     /// M11: the validity counts from the end of the attempt.
@@ -37,11 +38,17 @@ pub enum Mistake {
     LateMajority,
     /// M15: two of the servers are one, under two names: they lose their data together.
     OneServerTwice,
+    /// M16: a batch without an answer in time is given up, and its connection is kept.
+    IgnoresMissingAnswer,
+    /// M17: the replies of one batch count for the next one as well.
+    CountsTwice,
+    /// M18: releases whose connection broke are never sent.
+    ForgetsReleases,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::NoConfirm,
         Self::ConfirmByAnybody,
         Self::UnknownIsZero,
@@ -50,16 +57,19 @@ impl Mistake {
         Self::HalfDrift,
         Self::OneToken,
         Self::ReleaseGrantedOnly,
-        Self::NoTombstone,
+        Self::ReleaseOvertakes,
         Self::HalfQuorum,
         Self::ValidFromTheEnd,
         Self::FailedExtendReleases,
         Self::ExtendRecreates,
         Self::LateMajority,
         Self::OneServerTwice,
+        Self::IgnoresMissingAnswer,
+        Self::CountsTwice,
+        Self::ForgetsReleases,
     ];
 
-    /// What it is called on the command line: `m1` to `m15`.
+    /// What it is called on the command line: `m1` to `m18`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -71,13 +81,16 @@ impl Mistake {
             Self::HalfDrift => "m6",
             Self::OneToken => "m7",
             Self::ReleaseGrantedOnly => "m8",
-            Self::NoTombstone => "m9",
+            Self::ReleaseOvertakes => "m9",
             Self::HalfQuorum => "m10",
             Self::ValidFromTheEnd => "m11",
             Self::FailedExtendReleases => "m12",
             Self::ExtendRecreates => "m13",
             Self::LateMajority => "m14",
             Self::OneServerTwice => "m15",
+            Self::IgnoresMissingAnswer => "m16",
+            Self::CountsTwice => "m17",
+            Self::ForgetsReleases => "m18",
         }
     }
 
@@ -91,7 +104,10 @@ impl Mistake {
             Self::ShortQuarantine => Mutant::ShortQuarantine,
             Self::OneToken => Mutant::OneToken,
             Self::ReleaseGrantedOnly => Mutant::ReleaseGrantedOnly,
-            Self::NoTombstone => Mutant::NoTombstone,
+            Self::ReleaseOvertakes => Mutant::Lane(LaneMistake::ReleaseOvertakes),
+            Self::IgnoresMissingAnswer => Mutant::Lane(LaneMistake::IgnoresMissingAnswer),
+            Self::CountsTwice => Mutant::Lane(LaneMistake::CountsTwice),
+            Self::ForgetsReleases => Mutant::Lane(LaneMistake::ForgetsReleases),
             Self::HalfQuorum => Mutant::HalfQuorum,
             Self::ExtendRecreates => Mutant::ExtendRecreates,
             Self::HalfDrift
@@ -108,6 +124,6 @@ impl FromStr for Mistake {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|mistake| mistake.name() == name);
-        found.ok_or_else(|| format!("no mistake is called {name}: they are m1 to m15"))
+        found.ok_or_else(|| format!("no mistake is called {name}: they are m1 to m18"))
     }
 }

@@ -1,5 +1,6 @@
 //! Where a server is and how to log in.
 
+mod tls;
 mod url;
 
 use std::fmt;
@@ -7,12 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redis::io::tcp::TcpSettings;
-use redis::{
-    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo, TlsCertificates,
-};
-
+pub(crate) use self::tls::Tls;
 use self::url::masked;
 use super::error::ConfigError;
 
@@ -55,8 +51,8 @@ pub struct Server {
     fault: Option<Fault>,
 }
 
-#[derive(Clone)]
-enum Endpoint {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Endpoint {
     Tcp { host: String, port: u16, tls: bool },
     Unix(PathBuf),
 }
@@ -161,8 +157,8 @@ impl Server {
         }
     }
 
-    /// How to connect, without the authorities of [`tls_ca`](Self::tls_ca).
-    fn connection_info(&self) -> Result<ConnectionInfo, ConfigError> {
+    /// The server as nodes use it, or what is wrong with it.
+    pub(crate) fn check(&self) -> Result<CheckedServer, ConfigError> {
         if let Some(Fault { value, fix }) = &self.fault {
             return Err(ConfigError::new("servers", value, fix));
         }
@@ -171,51 +167,25 @@ impl Server {
                 self.error("a user logs in with a password: give it, or leave the user out")
             );
         }
-        let address = match &self.endpoint {
-            Endpoint::Tcp { host, port, tls: false } => ConnectionAddr::Tcp(host.clone(), *port),
-            Endpoint::Tcp { host, port, tls: true } => ConnectionAddr::TcpTls {
-                host: host.clone(),
-                port: *port,
-                insecure: false,
-                tls_params: None,
-            },
-            Endpoint::Unix(path) => ConnectionAddr::Unix(path.clone()),
-        };
-        let mut login = RedisConnectionInfo::default()
-            .set_db(self.database.into())
-            .set_protocol(ProtocolVersion::RESP3)
-            .set_skip_set_lib_name();
-        if let Some(username) = &self.username {
-            login = login.set_username(username);
-        }
-        if let Some(password) = &self.password {
-            login = login.set_password(password);
-        }
-        let info =
-            address.into_connection_info().map_err(|error| self.error(&error.to_string()))?;
-        let tcp = TcpSettings::default().set_nodelay(true);
-        Ok(info.set_redis_settings(login).set_tcp_settings(tcp))
-    }
-
-    /// The server as nodes use it, or what is wrong with it.
-    pub(crate) fn check(&self) -> Result<CheckedServer, ConfigError> {
-        let info = self.connection_info()?;
-        let client = match (&self.tls_ca, &self.endpoint) {
-            (None, _) => Client::open(info).map_err(|error| self.error(&error.to_string()))?,
+        let tls = match (&self.tls_ca, &self.endpoint) {
+            (None, Endpoint::Tcp { tls: true, .. }) => Some(Tls::by_the_system()),
+            (None, _) => None,
             (Some(pem), Endpoint::Tcp { tls: true, .. }) => {
-                // Without a certificate there would be an error on connecting only.
-                if !pem.windows(PEM_HEADER.len()).any(|window| window == PEM_HEADER) {
-                    return Err(self.error(TLS_CA_FIX));
-                }
-                let root_cert = Some(pem.to_vec());
-                Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert })
-                    .map_err(|error| self.error(&format!("{TLS_CA_FIX} ({error})")))?
+                let tls = Tls::by(pem);
+                Some(tls.map_err(|error| self.error(&format!("{TLS_CA_FIX} ({error})")))?)
             }
             (Some(_), _) => {
                 return Err(self.error("tls_ca is of no use without TLS: leave out ssl(false)"));
             }
         };
-        Ok(CheckedServer { address: self.address(), client })
+        Ok(CheckedServer {
+            address: self.address(),
+            endpoint: self.endpoint.clone(),
+            username: self.username.clone(),
+            password: self.password.clone(),
+            database: self.database,
+            tls: tls.map(Arc::new),
+        })
     }
 
     fn at(endpoint: Endpoint) -> Self {
@@ -239,7 +209,6 @@ impl Server {
     }
 }
 
-const PEM_HEADER: &[u8] = b"-----BEGIN CERTIFICATE-----";
 const TLS_CA_FIX: &str = "tls_ca takes certificates in PEM, -----BEGIN CERTIFICATE-----";
 
 impl Fault {
@@ -273,18 +242,18 @@ impl fmt::Debug for Server {
 #[derive(Clone)]
 pub(crate) struct CheckedServer {
     address: String,
-    client: Client,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) username: Option<Arc<str>>,
+    pub(crate) password: Option<Arc<str>>,
+    pub(crate) database: u32,
+    /// Of an endpoint with TLS.
+    pub(crate) tls: Option<Arc<Tls>>,
 }
 
 impl CheckedServer {
     /// `host:port/database` or `unix:/path/database`, for reports.
     pub(crate) fn address(&self) -> &str {
         &self.address
-    }
-
-    /// What makes connections; it has made none yet.
-    pub(crate) fn client(&self) -> Client {
-        self.client.clone()
     }
 }
 
@@ -333,8 +302,8 @@ fn non_empty(text: String) -> Option<Arc<str>> {
 mod tests {
     use super::*;
 
-    pub(super) fn info(server: impl Into<Server>) -> ConnectionInfo {
-        server.into().connection_info().unwrap()
+    pub(super) fn checked(server: impl Into<Server>) -> CheckedServer {
+        server.into().check().unwrap()
     }
 
     pub(super) fn refusal(server: impl Into<Server>) -> String {
@@ -350,9 +319,11 @@ mod tests {
     fn assert_same(server: impl Into<Server>, other: impl Into<Server>) {
         let (server, other) = (server.into(), other.into());
         assert_eq!(server.address(), other.address());
-        assert_eq!(format!("{:?}", info(&server)), format!("{:?}", info(&other)));
-        let password = |server| info(server).redis_settings().password().map(str::to_owned);
-        assert_eq!(password(&server), password(&other));
+        let said = |server| {
+            let CheckedServer { endpoint, username, password, database, .. } = checked(server);
+            (endpoint, username, password, database)
+        };
+        assert_eq!(said(&server), said(&other));
     }
 
     #[test]
@@ -388,17 +359,8 @@ mod tests {
     }
 
     #[test]
-    fn connections_speak_resp3_without_delay() {
-        let info = info("redis://h");
-        assert_eq!(info.redis_settings().protocol(), ProtocolVersion::RESP3);
-        assert!(info.redis_settings().skip_set_lib_name());
-        assert!(info.tcp_settings().nodelay());
-    }
-
-    #[test]
-    fn tls_is_always_verified() {
-        let info = info("rediss://h");
-        assert!(matches!(info.addr(), ConnectionAddr::TcpTls { insecure: false, .. }));
+    fn tls_can_not_be_switched_to_insecure() {
+        assert!(checked("rediss://h").tls.is_some() && checked("redis://h").tls.is_none());
         let fix = refusal("rediss://h/#insecure");
         assert!(fix.contains("leave out"), "{fix}");
     }
@@ -478,15 +440,9 @@ mod tests {
 
     #[test]
     fn a_private_authority_replaces_those_of_the_system() {
-        let server = Server::new("h").tls_ca(CA);
-        assert!(matches!(info(&server).addr(), ConnectionAddr::TcpTls { .. }));
-        let client = server.check().unwrap().client();
-        let ConnectionAddr::TcpTls { tls_params, insecure, .. } =
-            client.get_connection_info().addr().clone()
-        else {
-            panic!("no TLS")
-        };
-        assert!(tls_params.is_some() && !insecure);
+        let tls = checked(Server::new("h").tls_ca(CA)).tls.unwrap();
+        assert!(format!("{tls:?}").contains("Some(1)"), "{tls:?}");
+        assert!(tls.config().is_ok());
     }
 
     #[test]

@@ -341,10 +341,10 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.addresses(), [["a:6379/1", "b:6379/0", "c:7/2"]]);
-        let info = config.groups[0].servers()[2].client().get_connection_info().clone();
-        assert_eq!(info.redis_settings().username(), Some("u"));
-        assert_eq!(info.redis_settings().password(), Some("p"));
-        assert!(matches!(info.addr(), redis::ConnectionAddr::TcpTls { insecure: false, .. }));
+        let third = &config.groups[0].servers()[2];
+        assert_eq!(third.username.as_deref(), Some("u"));
+        assert_eq!(third.password.as_deref(), Some("p"));
+        assert!(third.tls.is_some());
     }
 
     #[test]

@@ -1,55 +1,52 @@
-//! The connection manager: bb8's view of a server that heals.
-//!
-//! bb8-redis' own manager never calls a connection broken, tests each checkout with a round trip,
-//! and hides why a server can't be reached. This one is told by the connection itself that it
-//! broke, asks the server who it is before it may vote, and keeps the real cause.
+//! A connection to a server: a stream, a buffer for requests and one for replies.
 
-use std::collections::HashMap;
 use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bb8_redis::bb8::{ErrorSink, ManageConnection};
-use bb8_redis::redis::aio::MultiplexedConnection;
-use bb8_redis::redis::{
-    AsyncConnectionConfig, Client, ErrorKind, Pipeline, PushInfo, PushKind, RedisError,
-    RedisResult, ServerErrorKind, Value, cmd,
-};
-use parking_lot::Mutex;
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::guarded::Guarding;
-use super::survey::{SECTIONS, Survey};
-use super::wire::{EXTEND, GUARDED, NativeDelete, PREFLIGHT, RELEASE, Script, describe};
-use crate::config::{CheckPolicy, Checks, ServerCheck};
-use crate::latch::Latch;
+use super::resp::{Frame, Malformed, Requests, Scan};
+use super::stream::Stream;
+use crate::config::CheckedServer;
 
-/// How long setting up a connection may take: TCP, TLS, authentication and the questions asked.
+/// The deadline for setting up a connection: TCP, TLS, authentication and the checks.
 pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 
-/// What the scripts of the plain mode run, `@` for a key.
-const PLAIN_TRIALS: [&str; 4] = ["GET @", "PTTL @", "PEXPIRE @ 1", "DEL @"];
-
-/// What the script of the guarded mode runs.
-const GUARDED_TRIALS: [&str; 12] = [
-    "TIME",
-    "INFO server",
-    "EXISTS @",
-    "HMGET @ run",
-    "HDEL @ run",
-    "GET @",
-    "PTTL @",
-    "PEXPIRE @ 1",
-    "HSET @ run 0",
-    "DEL @",
-    "SET @ 0 NX PX 1",
-    "DEL @",
-];
+/// The buffer for replies, unless one reply needs more.
+const READ_SIZE: usize = 16 << 10;
 
 /// Why a server can't vote, in words for its operator.
 #[derive(Clone, Debug)]
 pub(super) struct Cause(pub(super) Arc<str>);
+
+impl Cause {
+    /// The error that a server answered while a connection was set up.
+    pub(super) fn refused(error: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(error);
+        let text = match text.split(' ').next() {
+            Some("WRONGPASS" | "NOAUTH") => {
+                format!("authentication failed, check username and password ({text})")
+            }
+            Some("NOPROTO") => old_server(&text),
+            _ if text.to_ascii_lowercase().contains("unknown command 'hello'")
+                || text.contains("unknown command `HELLO`") =>
+            {
+                old_server(&text)
+            }
+            _ => text.into_owned(),
+        };
+        Self(text.into())
+    }
+}
+
+fn old_server(error: &str) -> String {
+    format!("it does not speak RESP3, Redis 6 or later is needed ({error})")
+}
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,308 +56,160 @@ impl fmt::Display for Cause {
 
 impl std::error::Error for Cause {}
 
-impl From<RedisError> for Cause {
-    fn from(error: RedisError) -> Self {
-        let text = match (error.kind(), error.code()) {
-            (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
-                format!("authentication failed, check username and password ({error})")
-            }
-            // What the parser found is several lines of whatever the other side sent.
-            (ErrorKind::Parse, _) => "its answer is not the Redis protocol".into(),
-            (ErrorKind::RESP3NotSupported, _) | (_, Some("NOPROTO")) => old_server(&error),
-            // Redis 4 quotes it in another way than the client library knows.
-            _ if error.detail().is_some_and(|text| text.starts_with("unknown command 'HELLO'")) => {
-                old_server(&error)
-            }
-            _ => error.to_string(),
-        };
-        Self(text.into())
+impl From<io::Error> for Cause {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string().into())
     }
 }
 
-fn old_server(error: &RedisError) -> String {
-    format!("it does not speak RESP3, Redis 6 or later is needed ({error})")
-}
-
-/// Which run ids the servers of one `Redlock` answer with: two addresses that lead to one server
-/// would count its vote twice.
-#[derive(Debug, Default)]
-pub(crate) struct Identities {
-    by_address: Mutex<HashMap<Arc<str>, Arc<str>>>,
-}
-
-impl Identities {
-    fn claim(&self, address: &Arc<str>, run_id: &Arc<str>) -> Result<(), String> {
-        let mut by_address = self.by_address.lock();
-        let twin = by_address.iter().find(|(other, id)| *other != address && *id == run_id);
-        if let Some((other, _)) = twin {
-            return Err(format!("it is the same server as {other}, name independent servers"));
-        }
-        by_address.insert(Arc::clone(address), Arc::clone(run_id));
-        Ok(())
+impl From<Malformed> for Cause {
+    fn from(malformed: Malformed) -> Self {
+        Self(malformed.to_string().into())
     }
 }
 
-/// Tells one connection of a server from all others that it ever had.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ConnectionId {
-    run_id: Arc<str>,
-    client_id: i64,
-}
-
-/// An authenticated connection to a server that was found fit to vote.
+/// A connection on which the user is logged in.
 #[derive(Debug)]
 pub(super) struct Connection {
-    redis: MultiplexedConnection,
-    broken: Arc<Latch>,
-    /// `None` where the user may not ask: then nothing can be said about old connections.
-    id: Option<ConnectionId>,
-    dialect: Dialect,
-}
-
-/// How the server is talked to.
-#[derive(Debug)]
-pub(super) enum Dialect {
-    Guarded(Arc<Guarding>),
-    Plain { native_delete: Option<NativeDelete> },
+    stream: Stream,
+    requests: Requests,
+    /// What was read is between the two.
+    input: Vec<u8>,
+    begin: usize,
+    end: usize,
+    scan: Scan,
+    /// The length of a reply that is complete.
+    complete: Option<usize>,
 }
 
 impl Connection {
-    pub(super) fn dialect(&self) -> &Dialect {
-        &self.dialect
-    }
-
-    pub(super) fn broken(&self) -> &Arc<Latch> {
-        &self.broken
-    }
-
-    pub(super) fn id(&self) -> Option<&ConnectionId> {
-        self.id.as_ref()
-    }
-
-    /// Sends a pipeline of `count` commands; errors of single commands are among the values.
-    pub(super) fn send(
-        &self,
-        pipeline: Pipeline,
-        count: usize,
-    ) -> impl Future<Output = RedisResult<Vec<Value>>> + Send + use<> {
-        let mut redis = self.redis.clone();
-        async move { redis.send_packed_commands(&pipeline, 0, count).await }
-    }
-
-    /// Makes sure that the server executes nothing more of connections that were given up. One
-    /// of an earlier run of the server is dead already, and its number may be somebody else's.
-    pub(super) async fn silence(&self, suspects: &[ConnectionId]) -> Result<(), Cause> {
-        let Some(own) = &self.id else { return Ok(()) };
-        let mut redis = self.redis.clone();
-        for suspect in suspects.iter().filter(|suspect| suspect.run_id == own.run_id) {
-            let mut kill = cmd("CLIENT");
-            kill.arg("KILL").arg("ID").arg(suspect.client_id);
-            match redis.send_packed_command(&kill).await? {
-                Value::ServerError(error) => tracing::warn!(
-                    "a lost connection could not be closed ({}); what it had in flight may stay \
-                     locked for its time to live",
-                    describe(&error)
-                ),
-                _closed_or_gone => {}
+    /// Connects, logs in and selects the database.
+    pub(super) async fn open(server: &CheckedServer) -> Result<Self, Cause> {
+        let mut connection = Self {
+            stream: Stream::open(server).await?,
+            requests: Requests::default(),
+            input: vec![0; READ_SIZE],
+            begin: 0,
+            end: 0,
+            scan: Scan::default(),
+            complete: None,
+        };
+        let requests = &mut connection.requests;
+        match &server.password {
+            None => {
+                requests.command(2).arg("HELLO").arg("3");
+            }
+            Some(password) => {
+                let user = server.username.as_deref().unwrap_or("default");
+                let mut hello = requests.command(5);
+                hello.arg("HELLO").arg("3").arg("AUTH").arg(user).arg(&**password);
             }
         }
-        Ok(())
-    }
-}
-
-/// Makes connections to one server.
-#[derive(Debug)]
-pub(super) struct Manager {
-    pub(super) client: Client,
-    pub(super) address: Arc<str>,
-    pub(super) identities: Arc<Identities>,
-    /// A key under the configured prefix that nobody locks.
-    pub(super) preflight_key: Vec<u8>,
-    /// In the guarded mode.
-    pub(super) guarding: Option<Arc<Guarding>>,
-    pub(super) checks: Checks,
-}
-
-impl ManageConnection for Manager {
-    type Connection = Connection;
-    type Error = Cause;
-
-    async fn connect(&self) -> Result<Connection, Cause> {
-        match timeout(CONNECT_DEADLINE, self.set_up()).await {
-            Ok(connected) => connected,
-            Err(_) => Err(Cause(format!("no connection within {CONNECT_DEADLINE:?}").into())),
+        let mut answers = 1;
+        if server.database > 0 {
+            requests.command(2).arg("SELECT").number(server.database);
+            answers += 1;
         }
-    }
-
-    async fn is_valid(&self, connection: &mut Connection) -> Result<(), Cause> {
-        cmd("PING").exec_async(&mut connection.redis).await.map_err(Cause::from)
-    }
-
-    fn has_broken(&self, connection: &mut Connection) -> bool {
-        connection.broken.is_raised()
-    }
-}
-
-/// Opens a connection, with a latch that is raised when it breaks. What else the server tells
-/// without being asked goes to `told`.
-pub(super) async fn open(
-    client: &Client,
-    told: impl Fn(&PushInfo) + Send + Sync + 'static,
-) -> RedisResult<(MultiplexedConnection, Arc<Latch>)> {
-    let broken = Arc::new(Latch::default());
-    let breaks = Arc::clone(&broken);
-    let on_push = move |push: PushInfo| {
-        if push.kind == PushKind::Disconnection {
-            breaks.raise();
-        } else {
-            told(&push);
+        for _ in 0..answers {
+            if let Frame::Error(error) = connection.reply().await? {
+                return Err(Cause::refused(error));
+            }
         }
-        Ok::<(), ()>(())
-    };
-    // Whoever sends something has a deadline for it; one here as well would only hide it.
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(None)
-        .set_response_timeout(None)
-        .set_push_sender(on_push);
-    Ok((client.get_multiplexed_async_connection_with_config(&config).await?, broken))
-}
-
-impl Manager {
-    async fn set_up(&self) -> Result<Connection, Cause> {
-        let (mut redis, broken) = open(&self.client, |_| {}).await?;
-        let id = self.check(&mut redis).await?;
-        let dialect = match &self.guarding {
-            Some(guarding) => Dialect::Guarded(Arc::clone(guarding)),
-            None => Dialect::Plain { native_delete: self.find_native_delete(&mut redis).await? },
-        };
-        Ok(Connection { redis, broken, id, dialect })
+        Ok(connection)
     }
 
-    /// Finds out whether the server has a compare-and-delete of its own that this user may call.
-    async fn find_native_delete(
-        &self,
-        redis: &mut MultiplexedConnection,
-    ) -> Result<Option<NativeDelete>, Cause> {
-        let mut known = cmd("COMMAND");
-        known.arg("INFO").arg("DELEX").arg("DELIFEQ");
-        let known = match redis.send_packed_command(&known).await? {
-            Value::Array(known) => known,
-            _not_allowed => return Ok(None),
-        };
-        let offered = [NativeDelete::Delex, NativeDelete::Delifeq];
-        for (native, details) in offered.into_iter().zip(known) {
-            if matches!(details, Value::Array(_)) {
-                let mut trial = Pipeline::new();
-                native.encode(&mut trial, &self.preflight_key, "none");
-                let replies = redis.send_packed_commands(&trial, 0, 1).await?;
-                if replies == [Value::Int(0)] {
-                    return Ok(Some(native));
+    /// What is written here leaves with the next poll.
+    pub(super) fn requests(&mut self) -> &mut Requests {
+        &mut self.requests
+    }
+
+    /// The next reply.
+    pub(super) async fn reply(&mut self) -> Result<Frame<'_>, Cause> {
+        poll_fn(|cx| self.poll_reply(cx)).await?;
+        Ok(self.take_reply())
+    }
+
+    /// Sends what was written; ready when a whole reply is there to be [taken](Self::take_reply).
+    pub(super) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cause>> {
+        if self.complete.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        // A server that reads nothing may still answer what it has read.
+        let sending = self.poll_send(cx)?;
+        loop {
+            let unread = self.input.get(self.begin..self.end).unwrap_or_default();
+            self.complete = self.scan.end(unread)?;
+            if self.complete.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+            match self.poll_read(cx)? {
+                Poll::Ready(()) => {}
+                Poll::Pending => {
+                    let _wakes_up = sending;
+                    return Poll::Pending;
                 }
             }
         }
-        Ok(None)
     }
 
-    /// Asks the server what it is, loads the scripts, and tries the rights they need.
-    async fn check(
-        &self,
-        redis: &mut MultiplexedConnection,
-    ) -> Result<Option<ConnectionId>, Cause> {
-        let (scripts, trials): (&[&Script], &[&str]) = match self.guarding {
-            Some(_) => (&[&GUARDED, &RELEASE], &GUARDED_TRIALS),
-            None => (&[&RELEASE, &EXTEND], &PLAIN_TRIALS),
-        };
-        let mut questions = Pipeline::with_capacity(SECTIONS.len() + scripts.len() + 3);
-        for section in SECTIONS {
-            questions.cmd("INFO").arg(section);
+    /// The reply for which [`poll_reply`](Self::poll_reply) was ready.
+    pub(super) fn take_reply(&mut self) -> Frame<'_> {
+        let len = self.complete.take().unwrap_or_default();
+        let begin = self.begin;
+        self.begin += len;
+        self.scan = Scan::default();
+        let mut reply = self.input.get(begin..self.begin).unwrap_or_default();
+        Frame::take(&mut reply)
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cause>> {
+        let mut has_sent = false;
+        while !self.requests.unsent().is_empty() {
+            let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, self.requests.unsent()))?;
+            if sent == 0 {
+                return Poll::Ready(Err(closed()));
+            }
+            self.requests.advance(sent);
+            has_sent = true;
         }
-        questions.cmd("CLIENT").arg("ID");
-        let trial = questions.cmd("EVAL").arg(PREFLIGHT.source);
-        trial.arg(1).arg(&self.preflight_key).arg(trials);
-        // What counts is the right to name a script by its hash.
-        let by_hash = questions.cmd("EVALSHA").arg(PREFLIGHT.hash());
-        by_hash.arg(1).arg(&self.preflight_key);
-        for script in scripts {
-            questions.cmd("SCRIPT").arg("LOAD").arg(script.source);
+        if has_sent {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         }
-        let count = SECTIONS.len() + 3 + scripts.len();
-        let answers = redis.send_packed_commands(&questions, 0, count).await?;
-        let Some((sections, [client_id, trial, by_hash, ..])) =
-            answers.split_at_checked(SECTIONS.len())
-        else {
-            return Err(Cause("its answer is not the Redis protocol".into()));
-        };
-        let survey = Survey::new(sections);
-        for (check, objection) in survey.objections() {
-            self.object(check, objection)?;
-        }
-        for answer in [trial, by_hash] {
-            if let Value::ServerError(error) = answer
-                && error.kind() != Some(ServerErrorKind::NoScript)
-            {
-                let text = format!("it refuses what locks need: {}", describe(error));
-                return Err(Cause(text.into()));
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cause>> {
+        self.make_room();
+        let mut room = ReadBuf::new(&mut self.input[self.end..]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
+        match room.filled().len() {
+            0 => Poll::Ready(Err(closed())),
+            read => {
+                self.end += read;
+                Poll::Ready(Ok(()))
             }
         }
-        let Some(run_id) = survey.run_id() else { return Ok(None) };
-        if let Err(objection) = self.identities.claim(&self.address, &run_id) {
-            self.object(ServerCheck::Identity, objection)?;
-        }
-        Ok(match client_id {
-            Value::Int(client_id) => Some(ConnectionId { run_id, client_id: *client_id }),
-            _ => None,
-        })
     }
 
-    fn object(&self, check: ServerCheck, objection: String) -> Result<(), Cause> {
-        match self.checks.policy(check) {
-            CheckPolicy::Refuse => return Err(Cause(objection.into())),
-            CheckPolicy::Warn => {
-                tracing::warn!(node = %self.address, ?check, objection, "server check failed");
+    /// The buffer grows with what has arrived, never with what was announced.
+    fn make_room(&mut self) {
+        if self.begin == self.end {
+            (self.begin, self.end) = (0, 0);
+            if self.input.len() > READ_SIZE {
+                self.input = vec![0; READ_SIZE];
             }
-            CheckPolicy::Ignore => {}
+        } else if self.end == self.input.len() {
+            if self.begin > 0 {
+                self.input.copy_within(self.begin..self.end, 0);
+                (self.begin, self.end) = (0, self.end - self.begin);
+            }
+            if self.end == self.input.len() {
+                self.input.resize(2 * self.end, 0);
+            }
         }
-        Ok(())
     }
 }
 
-/// Keeps the causes that bb8 would turn into "timed out".
-#[derive(Clone, Debug)]
-pub(super) struct Causes(watch::Sender<Option<Cause>>);
-
-impl Causes {
-    pub(super) fn new() -> Self {
-        Self(watch::Sender::new(None))
-    }
-
-    pub(super) fn subscribe(&self) -> watch::Receiver<Option<Cause>> {
-        self.0.subscribe()
-    }
-}
-
-impl ErrorSink<Cause> for Causes {
-    fn sink(&self, cause: Cause) {
-        self.0.send_replace(Some(cause));
-    }
-
-    fn boxed_clone(&self) -> Box<dyn ErrorSink<Cause>> {
-        Box::new(self.clone())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_run_id_behind_two_addresses_is_refused_and_a_restart_is_not() {
-        let identities = Identities::default();
-        let (a, b): (Arc<str>, Arc<str>) = ("a:1".into(), "b:1".into());
-        identities.claim(&a, &"run-1".into()).unwrap();
-        let refused = identities.claim(&b, &"run-1".into()).unwrap_err();
-        assert!(refused.contains("same server as a:1"), "{refused}");
-        identities.claim(&a, &"run-2".into()).unwrap();
-        identities.claim(&b, &"run-1".into()).unwrap();
-    }
+fn closed() -> Cause {
+    Cause("the server closed the connection".into())
 }

@@ -93,10 +93,7 @@ impl Dataset {
         micros: u64,
         batch: &[Asked],
     ) -> Vec<Vote> {
-        let Some(introduction) = introduction else {
-            let now = micros / 1_000;
-            return batch.iter().map(|asked| self.plain(asked, now).into()).collect();
-        };
+        let Some(introduction) = introduction else { return self.run_plain(micros, batch) };
         let provision = |asked: &Asked| match asked.op {
             Op::Provision { dry } => Some(self.provision(introduction, dry).into()),
             _ => None,
@@ -116,6 +113,24 @@ impl Dataset {
             }
         });
         votes.collect()
+    }
+
+    /// Runs one call that does not look at the record.
+    pub(crate) fn run_plain(&mut self, micros: u64, call: &[Asked]) -> Vec<Vote> {
+        call.iter().map(|asked| self.plain(asked, micros / 1_000).into()).collect()
+    }
+
+    /// Runs one call of the script that looks at the record first.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn run_guarded(
+        &mut self,
+        introduction: &Introduction,
+        said: u64,
+        micros: u64,
+        call: &[Asked],
+    ) -> Vec<Vote> {
+        let mut session = self.look(introduction, said, micros);
+        call.iter().map(|asked| self.guarded(&mut session, asked)).collect()
     }
 
     /// Begins a record unless there is one, or if it is `dry` only looks for it.

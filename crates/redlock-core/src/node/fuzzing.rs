@@ -4,8 +4,7 @@ use std::hint::black_box;
 use std::iter::repeat_n;
 use std::time::Duration;
 
-use bb8_redis::redis::{Value, parse_redis_value};
-
+use super::resp::{Frame, Scan};
 use super::survey::Survey;
 use super::wire::{self, Reply};
 use super::{Op, guarded};
@@ -18,13 +17,13 @@ const ACQUIRE: Op = Op::Acquire { ttl: Duration::from_secs(1), proposal: 1 };
 /// Reads a reply to a call of `count` commands, in each way in which it may be read, and reports
 /// it in an error.
 pub fn reply(resp: &[u8], count: usize) {
-    let Ok(value) = parse_redis_value(resp) else { return };
-    let readings = [
-        vec![wire::classify(value.clone())],
-        vec![wire::classify_whole(value.clone())],
-        wire::classify_each(value.clone(), count),
-        guarded::classify_each(value, repeat_n(ACQUIRE, count)),
-    ];
+    let Ok(Some(end)) = Scan::default().end(resp) else { return };
+    let frame = Frame::take(&mut &resp[..end]);
+    let mut each = Vec::new();
+    wire::classify_each(frame, count, &mut each);
+    let mut guarded = Vec::new();
+    guarded::classify_each(frame, repeat_n(ACQUIRE, count), &mut guarded);
+    let readings = [vec![wire::classify(frame)], vec![wire::classify_whole(frame)], each, guarded];
     for replies in readings {
         let votes: Vec<Vote> = replies.into_iter().filter_map(vote).collect();
         let counters: Vec<_> = votes.iter().filter_map(|vote| vote.counter).collect();
@@ -55,8 +54,8 @@ fn vote(reply: Reply) -> Option<Vote> {
 /// What speaks against the vote of a server that answers INFO with these sections.
 #[must_use]
 pub fn info(sections: &[&[u8]]) -> Vec<String> {
-    let bytes = |section: &&[u8]| Value::BulkString(section.to_vec());
-    let survey = Survey::new(&sections.iter().map(bytes).collect::<Vec<_>>());
+    let mut survey = Survey::default();
+    sections.iter().for_each(|section| survey.add(&Frame::Bulk(section)));
     let _run = survey.run_id();
     survey.objections().into_iter().map(|(_, objection)| objection).collect()
 }

@@ -5,11 +5,11 @@
 //! The look happens inside the script, in the dataset itself: no connection, proxy or client can
 //! hide that the server behind it was restarted, flushed, restored or promoted (H2, H4, H21).
 
+use std::iter::repeat_n;
 use std::sync::Arc;
 
-use bb8_redis::redis::{Pipeline, Value};
-
-use super::mailbox::Debt;
+use super::mailbox::PendingRelease;
+use super::resp::{Arguments, Frame, Requests};
 use super::wire::{self, GUARDED, PROVISION, Reply, Script, ScriptBy};
 use super::{Command, Op};
 use crate::clock::Clock;
@@ -50,72 +50,83 @@ impl Guarding {
     }
 
     /// Adds the call that runs `commands` in their order.
-    pub(super) fn encode(&self, pipeline: &mut Pipeline, commands: &[Command], by: ScriptBy) {
+    pub(super) fn encode(&self, requests: &mut Requests, commands: &[Command], by: ScriptBy) {
         let keys = commands.iter().filter(|command| has_key(command.op)).count();
-        let counters: Vec<u64> = commands.iter().filter_map(counter_of).collect();
-        let size = commands.iter().map(size_of).sum();
-        let call = self.invoke(pipeline, &GUARDED, by, (keys, 4 + 6 * commands.len()), size);
+        let counters = commands.iter().filter_map(counter_of).count();
+        let runs = || commands.chunk_by(|one, next| are_alike(one.op, next.op));
+        let in_runs: usize = runs().map(arguments_of_run).sum();
+        let arguments = INTRODUCTION + 1 + counters + in_runs;
+        let mut call = self.invoke(requests, &GUARDED, by, (keys, arguments));
         for command in commands.iter().filter(|command| has_key(command.op)) {
             call.arg(command.key.as_bytes());
         }
-        self.introduce_to_voter(call);
-        call.arg(counters.len()).arg(counters);
-        for run in commands.chunk_by(|one, next| are_alike(one.op, next.op)) {
-            encode_run(call, run);
+        self.introduce_to_voter(&mut call);
+        call.number(counters);
+        for counter in commands.iter().filter_map(counter_of) {
+            call.number(counter);
+        }
+        for run in runs() {
+            encode_run(&mut call, run);
         }
     }
 
-    /// Adds the call that pays `debts`: what they undo may still be on the way on another
+    /// Adds the call that runs pending releases: what they undo may still be on the way on another
     /// connection, and is of no effect when it arrives after this (H11).
-    pub(super) fn encode_debts(&self, pipeline: &mut Pipeline, debts: &[Debt], by: ScriptBy) {
-        let size = |debt: &Debt| debt.key.as_bytes().len() + debt.token.as_str().len() + 16;
-        let size = debts.iter().map(size).sum();
-        let call = self.invoke(pipeline, &GUARDED, by, (debts.len(), 6 + debts.len()), size);
-        for debt in debts {
-            call.arg(debt.key.as_bytes());
+    pub(super) fn encode_pending(
+        &self,
+        requests: &mut Requests,
+        releases: &[PendingRelease],
+        by: ScriptBy,
+    ) {
+        let arguments = INTRODUCTION + 3 + releases.len();
+        let mut call = self.invoke(requests, &GUARDED, by, (releases.len(), arguments));
+        for release in releases {
+            call.arg(release.key.as_bytes());
         }
-        self.introduce_to_voter(call);
-        call.arg(0).arg("void").arg(debts.len());
-        for debt in debts {
-            call.arg(debt.token.as_str());
+        self.introduce_to_voter(&mut call);
+        call.number(0).arg("void").number(releases.len());
+        for release in releases {
+            call.arg(release.token.as_str());
         }
     }
 
     /// Adds the call that looks for the server's record, and begins one unless it is `dry`.
-    pub(super) fn encode_provision(&self, pipeline: &mut Pipeline, dry: bool) {
-        let call = self.invoke(pipeline, &PROVISION, ScriptBy::Source, (0, 1), 1);
-        self.introduce(call);
+    pub(super) fn encode_provision(&self, requests: &mut Requests, dry: bool) {
+        let mut call = self.invoke(requests, &PROVISION, ScriptBy::Source, (0, 5));
+        self.introduce(&mut call);
         call.arg(if dry { "look" } else { "begin" });
     }
 
-    /// Starts a call on the record and as many keys and arguments more.
-    fn invoke<'p>(
+    /// Begins a call on the record and as many keys and arguments more.
+    fn invoke<'r>(
         &self,
-        pipeline: &'p mut Pipeline,
+        requests: &'r mut Requests,
         script: &'static Script,
         by: ScriptBy,
         (keys, arguments): (usize, usize),
-        size: usize,
-    ) -> &'p mut Pipeline {
-        const INTRODUCTION: usize = 96;
-        let size = size + self.record.len() + INTRODUCTION;
-        wire::invoke(pipeline, script, by, (1 + keys, 8 + arguments), size).arg(&self.record)
+    ) -> Arguments<'r> {
+        let mut call = wire::invoke(requests, script, by, (1 + keys, arguments));
+        call.arg(&self.record);
+        call
     }
 
-    fn introduce(&self, call: &mut Pipeline) {
+    fn introduce(&self, call: &mut Arguments<'_>) {
         call.arg(&self.quarantine).arg(&self.epoch).arg(&self.fingerprint).arg(self.durable);
     }
 
     /// The same to [`GUARDED`], and what it needs besides.
-    fn introduce_to_voter(&self, call: &mut Pipeline) {
+    fn introduce_to_voter(&self, call: &mut Arguments<'_>) {
         self.introduce(call);
         call.arg(&self.void);
         match &self.clock {
-            Some((clock, most)) => call.arg(clock.unix_micros()).arg(most),
+            Some((clock, most)) => call.number(clock.unix_micros()).arg(most),
             None => call.arg("").arg(""),
         };
     }
 }
+
+/// How many arguments [`Guarding::introduce_to_voter`] adds.
+const INTRODUCTION: usize = 7;
 
 /// Whether it is no vote, and costs a server about as much as the deletion alone if it goes out
 /// without a look at whether the server votes.
@@ -124,22 +135,35 @@ pub(super) const fn is_no_vote(op: Op) -> bool {
 }
 
 /// Adds commands that are alike.
-fn encode_run(call: &mut Pipeline, run: &[Command]) {
+fn encode_run(call: &mut Arguments<'_>, run: &[Command]) {
     let Some(Command { op, .. }) = run.first() else { return };
-    call.arg(name_of(*op)).arg(run.len());
+    call.arg(name_of(*op)).number(run.len());
     if let Op::Acquire { ttl, .. } | Op::Extend { ttl } = *op {
-        call.arg(wire::millis(ttl));
+        call.number(wire::millis(ttl));
     }
     for Command { op, token, .. } in run {
         let token = token.as_str();
         match *op {
-            Op::Acquire { proposal, .. } => call.arg(token).arg(proposal),
-            Op::Confirm { fence } => call.arg(token).arg(fence),
-            Op::Learn { value, since, .. } => call.arg(value).arg(since),
+            Op::Acquire { proposal, .. } => call.arg(token).number(proposal),
+            Op::Confirm { fence } => call.arg(token).number(fence),
+            Op::Learn { value, since, .. } => call.number(value).number(since),
             Op::Extend { .. } | Op::Release | Op::Reclaim | Op::Void => call.arg(token),
             Op::Count { .. } | Op::Distrust | Op::Inspect | Op::Provision { .. } => &mut *call,
         };
     }
+}
+
+/// How many arguments [`encode_run`] adds.
+fn arguments_of_run(run: &[Command]) -> usize {
+    let Some(Command { op, .. }) = run.first() else { return 0 };
+    let (shared, each) = match op {
+        Op::Acquire { .. } => (3, 2),
+        Op::Extend { .. } => (3, 1),
+        Op::Confirm { .. } | Op::Learn { .. } => (2, 2),
+        Op::Release | Op::Reclaim | Op::Void => (2, 1),
+        Op::Count { .. } | Op::Distrust | Op::Inspect | Op::Provision { .. } => (2, 0),
+    };
+    shared + each * run.len()
 }
 
 /// What the script calls it.
@@ -170,11 +194,6 @@ const fn has_key(op: Op) -> bool {
     !matches!(op, Op::Count { .. } | Op::Learn { .. } | Op::Distrust)
 }
 
-fn size_of(command: &Command) -> usize {
-    const NUMBERS: usize = 24;
-    command.key.as_bytes().len() + command.token.as_str().len() + NUMBERS
-}
-
 /// Which counter an operation takes.
 fn counter_of(command: &Command) -> Option<u64> {
     match command.op {
@@ -184,21 +203,25 @@ fn counter_of(command: &Command) -> Option<u64> {
     }
 }
 
-/// What the reply to a call of such commands means for each. An error of the whole call came before
-/// the first of them.
-pub(super) fn classify_each(reply: Value, ops: impl ExactSizeIterator<Item = Op>) -> Vec<Reply> {
+/// Reads the reply to a call of such commands: what it means for each. An error of the whole call
+/// came before the first of them.
+pub(super) fn classify_each(
+    reply: Frame<'_>,
+    ops: impl ExactSizeIterator<Item = Op>,
+    replies: &mut Vec<Reply>,
+) {
     match reply {
-        Value::Array(replies) if replies.len() == ops.len() => {
-            replies.into_iter().zip(ops).map(|(reply, op)| classify(reply, op)).collect()
+        Frame::Array(each) if each.len() == ops.len() => {
+            replies.extend(each.zip(ops).map(|(reply, op)| classify(reply, op)));
         }
-        whole => vec![wire::classify_whole(whole); ops.len()],
+        whole => replies.extend(repeat_n(wire::classify_whole(whole), ops.len())),
     }
 }
 
-fn classify(reply: Value, op: Op) -> Reply {
+fn classify(reply: Frame<'_>, op: Op) -> Reply {
     match (reply, op) {
         // A token, by a server that remembers all earlier ones.
-        (Value::Int(token @ 1..), Op::Acquire { .. }) => {
+        (Frame::Integer(token @ 1..), Op::Acquire { .. }) => {
             Reply::Vote(wire::counted(NodeAnswer::Granted, token, Counter::known))
         }
         (other, _) => wire::classify(other),

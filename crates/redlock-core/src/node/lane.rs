@@ -1,29 +1,25 @@
 //! A lane: one connection's worth of commands, first in, first out.
 //!
-//! The lane's task drains its mailbox, checks one connection out and sends what has gathered as
-//! one pipeline. A key always rides the same lane, so a release can't overtake the command that
-//! it undoes.
+//! The lane's task drains its mailbox, connects, and sends what has gathered as one batch. A key
+//! always rides the same lane, so a release can't overtake the command that it undoes.
 
 use std::collections::VecDeque;
-use std::iter::once;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bb8_redis::bb8::{Pool, PooledConnection};
-use bb8_redis::redis::{Pipeline, RedisError, RedisResult};
-use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Command;
-use super::batch::{Again, Batch};
-use super::connection::{CONNECT_DEADLINE, Causes, Connection, ConnectionId, Dialect, Manager};
-use super::guarded::Guarding;
-use super::mailbox::{Debt, Mailbox, Reopened};
-use super::wire::{self, Reply, ScriptBy, classify_each, encode_releases};
+use super::batch::{Again, Batch, Broken};
+use super::call::Call;
+use super::connection::Cause;
+use super::link::{ConnectionId, Connector, LaneMistake, Link};
+use super::mailbox::{Mailbox, Reopened};
+use super::wire::{Reply, ScriptBy};
 use crate::config::Backoff;
-use crate::latch::Latch;
 use crate::observe::node_error;
 use crate::protocol::quorum::NodeAnswer;
 
@@ -46,12 +42,11 @@ const ROOM_FOR_A_BATCH: Duration = Duration::from_micros(350);
 const LAST_CALL: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct Lane<C> {
     pub(super) mailbox: Mailbox,
-    pub(super) pool: Pool<Manager>,
-    pub(super) causes: Causes,
+    pub(super) connector: C,
     pub(super) address: Arc<str>,
-    /// For a batch: checkout, send and reply together.
+    /// For a batch, from sending to the last reply; and for connecting, before the lane says so.
     pub(super) deadline: Duration,
     pub(super) reconnection: Backoff,
 }
@@ -59,12 +54,14 @@ pub(super) struct Lane {
 /// Why a lane has no connection any more.
 #[derive(Debug)]
 enum Failure {
-    /// Could not connect, or the server is not fit to vote.
+    /// Connecting failed, or the server is not fit to vote.
     Down(Arc<str>),
     /// No answer in time.
     Hung,
     /// The connection broke, as it does when a server restarts: connecting again may just work.
     Cut(Arc<str>),
+    /// The connection broke while nothing was on the way.
+    Idle(Arc<str>),
 }
 
 impl Failure {
@@ -72,108 +69,125 @@ impl Failure {
         match self {
             Self::Down(_) => "down",
             Self::Hung => "silent",
-            Self::Cut(_) => "cut",
+            Self::Cut(_) | Self::Idle(_) => "cut",
         }
     }
 }
 
-impl Lane {
+impl From<Broken> for Failure {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Cut(cause) => Self::Cut(cause.0),
+            Broken::Unfit(cause) => Self::Down(cause),
+        }
+    }
+}
+
+impl<C: Connector> Lane<C> {
     pub(super) fn post<const N: usize>(self: &Arc<Self>, commands: [Command; N]) {
         if self.mailbox.push(commands) {
             self.start();
         }
     }
 
-    /// Starts the lane's task on the runtime of whoever posts; a lane whose runtime has ended is
-    /// started again on the next. Without any runtime the commands wait for one, which only
-    /// releases of dropped guards do.
+    /// Starts the lane's task on the caller's runtime. A lane whose runtime has ended is started
+    /// again on the next one. Without any runtime the commands wait for one, which only releases of
+    /// dropped guards do.
     fn start(self: &Arc<Self>) {
         if let Ok(runtime) = Handle::try_current()
             && self.mailbox.drive()
         {
-            runtime.spawn(Driver { lane: Arc::clone(self), suspects: Vec::new() }.run());
+            runtime
+                .spawn(Driver { lane: Arc::clone(self), failed: 0, abandoned: Vec::new() }.run());
         }
     }
 }
 
-/// The lane's task.
-struct Driver {
-    lane: Arc<Lane>,
-    /// Connections that were given up and may still execute what they were sent.
-    suspects: Vec<ConnectionId>,
+/// The lane's task. It owns the connection, which ends with it.
+struct Driver<C: Connector> {
+    lane: Arc<Lane<C>>,
+    /// Failures since the last batch that was answered.
+    failed: u32,
+    /// Connections that were given up and may still run what they were sent.
+    abandoned: Vec<ConnectionId>,
 }
 
-impl Drop for Driver {
+impl<C: Connector> Drop for Driver<C> {
     fn drop(&mut self) {
         self.lane.mailbox.abandon();
     }
 }
 
-impl Driver {
+impl<C: Connector> Driver<C> {
     async fn run(mut self) {
         let lane = Arc::clone(&self.lane);
-        let mut pace = Pace::default();
-        let mut idle: Option<Arc<Latch>> = None;
-        let mut failed: u32 = 0;
+        let mut reconnects = false;
         loop {
-            if failed == 0 && !lane.wait_for_work(idle.take()).await {
+            if self.failed == 0 && !reconnects && !lane.wait_for_work().await {
                 return;
             }
-            let served = match lane.check_out().await {
-                Ok(connection) => self.serve(&connection, &mut pace).await.map(|()| {
-                    idle = Some(Arc::clone(connection.broken()));
-                }),
-                Err(failure) => Err(failure),
+            let began = Instant::now();
+            let failure = match lane.connect().await {
+                Ok(link) => match self.serve(link).await {
+                    Ok(()) => return,
+                    Err(failure) => failure,
+                },
+                Err(failure) => failure,
             };
-            if let Err(failure) = &served {
-                node_error(&lane.address, failure.kind());
+            let pause = lane.reconnection.delay(self.failed.saturating_sub(1));
+            // An idle connection is replaced before the next command comes. One that breaks again
+            // and again counts as a failure.
+            reconnects = matches!(failure, Failure::Idle(_)) && began.elapsed() > pause;
+            if reconnects {
+                self.failed = 0;
+                continue;
             }
-            let cause = match served {
-                Ok(()) => {
-                    failed = 0;
+            node_error(&lane.address, failure.kind());
+            let cause = match failure {
+                Failure::Cut(_) | Failure::Idle(_) if self.failed == 0 => {
+                    self.failed = 1;
                     continue;
                 }
-                Err(Failure::Cut(_)) if failed == 0 => {
-                    failed = 1;
-                    continue;
-                }
-                Err(Failure::Cut(cause) | Failure::Down(cause)) => cause,
-                Err(Failure::Hung) => format!("no answer within {:?}", lane.deadline).into(),
+                Failure::Cut(cause) | Failure::Idle(cause) | Failure::Down(cause) => cause,
+                Failure::Hung => format!("no answer within {:?}", lane.deadline).into(),
             };
             lane.trip(&cause);
-            failed = failed.saturating_add(1);
-            let pause = lane.reconnection.delay(failed.saturating_sub(2));
+            self.failed = self.failed.saturating_add(1);
             if !lane.pause(pause).await {
                 return;
             }
         }
     }
 
-    /// Sends batches until nothing is left to send; the connection then goes back to the pool.
-    async fn serve(&mut self, connection: &Connection, pace: &mut Pace) -> Result<(), Failure> {
-        let served = match self.settle(connection).await {
-            Ok(()) => exchange(&self.lane, connection, pace).await,
+    /// Sends batches until the lane is closed or the connection fails.
+    async fn serve(&mut self, mut link: C::Link) -> Result<(), Failure> {
+        let served = match self.reopen(&mut link).await {
+            Ok(()) => exchange(&self.lane, &mut link, &mut self.failed).await,
             Err(failure) => Err(failure),
         };
         if served.is_err() {
-            connection.broken().raise();
-            self.suspects.extend(connection.id().cloned());
+            self.abandoned.extend(link.id().cloned());
         }
         served
     }
 
-    /// Makes sure that earlier connections can't add to what they left behind, then deletes it
-    /// (H11), then lets commands in again.
-    async fn settle(&mut self, connection: &Connection) -> Result<(), Failure> {
+    /// Kills earlier connections, so that they can't add to what they left behind, then runs the
+    /// pending releases (H11), then lets commands in again.
+    async fn reopen(&mut self, link: &mut C::Link) -> Result<(), Failure> {
         let lane = &self.lane;
-        if !self.suspects.is_empty() {
-            let silenced = timeout(lane.deadline, connection.silence(&self.suspects)).await;
-            silenced.map_err(|_| Failure::Hung)?.map_err(|cause| Failure::Cut(cause.0))?;
-            self.suspects.clear();
+        // A connection of an earlier run of the server is dead already, and its number may belong
+        // to another client by now.
+        if let Some(run) = link.id().map(|id| Arc::clone(&id.run_id)) {
+            let kills = self.abandoned.iter().filter(|id| id.run_id == run).cloned();
+            let kills: Vec<Call> = kills.map(Call::Kill).collect();
+            if !lane.connector.makes(LaneMistake::ReleaseOvertakes) {
+                lane.ask(link, &kills, ScriptBy::Hash).await?;
+            }
         }
+        self.abandoned.clear();
         loop {
-            let debts = match lane.mailbox.reopen(MAX_BATCH) {
-                Reopened::Owing(debts) => debts,
+            let releases = match lane.mailbox.reopen(MAX_BATCH) {
+                Reopened::Pending(releases) => releases,
                 Reopened::Open { was_down } => {
                     if was_down {
                         tracing::info!(node = %lane.address, "node votes again");
@@ -181,55 +195,30 @@ impl Driver {
                     return Ok(());
                 }
             };
-            let paid = timeout(lane.deadline, pay(connection, &debts)).await;
-            paid.map_err(|_| Failure::Hung)?.map_err(|error| Failure::Cut(cause_of(&error)))?;
-            lane.mailbox.paid(debts.len());
+            let count = releases.len();
+            let singly = releases.clone();
+            if !lane.connector.makes(LaneMistake::ForgetsReleases) {
+                let together = [Call::PendingReleases(releases)];
+                let replies = lane.ask(link, &together, ScriptBy::Hash).await?;
+                if replies.contains(&Reply::Again) {
+                    lane.ask(link, &Call::singly(singly), ScriptBy::Source).await?;
+                }
+            }
+            lane.mailbox.released(count);
         }
     }
 }
 
-async fn pay(connection: &Connection, debts: &[Debt]) -> RedisResult<()> {
-    match connection.dialect() {
-        Dialect::Guarded(guarding) => pay_guarded(connection, guarding, debts).await,
-        Dialect::Plain { .. } => pay_plain(connection, debts).await,
-    }
-}
-
-async fn pay_guarded(
-    connection: &Connection,
-    guarding: &Guarding,
-    debts: &[Debt],
-) -> RedisResult<()> {
-    for by in [ScriptBy::Hash, ScriptBy::Source] {
-        let mut pipeline = Pipeline::new();
-        guarding.encode_debts(&mut pipeline, debts, by);
-        let replies = connection.send(pipeline, 1).await?;
-        if !replies.into_iter().any(|reply| wire::classify_whole(reply) == Reply::Again) {
-            break;
-        }
-    }
-    Ok(())
-}
-
-async fn pay_plain(connection: &Connection, debts: &[Debt]) -> RedisResult<()> {
-    let held = debts.iter().map(|debt| (&debt.key, debt.token.as_str()));
-    let mut together = Pipeline::new();
-    encode_releases(&mut together, held.clone(), ScriptBy::Hash);
-    let replies = connection.send(together, 1).await?;
-    let again = replies.into_iter().flat_map(|reply| classify_each(reply, debts.len()));
-    if again.into_iter().any(|reply| reply == Reply::Again) {
-        let mut singly = Pipeline::with_capacity(debts.len());
-        for one in held {
-            encode_releases(&mut singly, once(one), ScriptBy::Source);
-        }
-        connection.send(singly, debts.len()).await?;
-    }
-    Ok(())
-}
-
-async fn exchange(lane: &Lane, connection: &Connection, pace: &mut Pace) -> Result<(), Failure> {
+/// Sends batches and reads their replies. A batch that is answered sets `failed` to zero.
+async fn exchange<C: Connector>(
+    lane: &Lane<C>,
+    link: &mut C::Link,
+    failed: &mut u32,
+) -> Result<(), Failure> {
+    let mut pace = Pace::default();
     let mut in_flight: VecDeque<Batch<'_>> = VecDeque::new();
     let mut again = Again::new(&lane.mailbox);
+    let mut replies = Vec::new();
     let overdue = sleep(lane.deadline);
     tokio::pin!(overdue);
     let mut last_call = false;
@@ -244,37 +233,45 @@ async fn exchange(lane: &Lane, connection: &Connection, pace: &mut Pace) -> Resu
             if commands.is_empty() {
                 break;
             }
-            in_flight
-                .push_back(Batch::send(&lane.mailbox, connection, commands, ScriptBy::Hash).await);
+            in_flight.push_back(Batch::write(&lane.mailbox, link, commands, ScriptBy::Hash));
         }
         if in_flight.is_empty() && !again.is_empty() {
             let commands = again.take();
-            in_flight.push_back(
-                Batch::send(&lane.mailbox, connection, commands, ScriptBy::Source).await,
-            );
+            in_flight.push_back(Batch::write(&lane.mailbox, link, commands, ScriptBy::Source));
         }
         let window_open = in_flight.len() < pace.window() && again.is_empty();
-        let Some(first) = in_flight.front_mut() else { return Ok(()) };
+        let Some(first) = in_flight.front_mut() else {
+            if lane.mailbox.is_closed() {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                () = lane.mailbox.mail() => continue,
+                cause = poll_fn(|cx| link.poll_broken(cx)) => return Err(Failure::Idle(cause.0)),
+            }
+        };
         let due = first.sent + lane.deadline;
         tokio::select! {
             biased;
-            replies = &mut first.replies => match replies {
-                Ok(replies) => {
-                    last_call = false;
-                    pace.observe(first.sent.elapsed());
-                    let counted = first.count(replies, &mut again);
-                    in_flight.pop_front();
-                    if let Err(cause) = counted {
-                        break Failure::Down(cause);
-                    }
+            answered = poll_fn(|cx| first.poll_answers(cx, link, &mut again, &mut replies)) => {
+                last_call = false;
+                pace.observe(first.sent.elapsed());
+                if let Err(broken) = answered {
+                    break Failure::from(broken);
                 }
-                Err(error) => break Failure::Cut(cause_of(&error)),
-            },
+                in_flight.pop_front();
+                *failed = 0;
+                if lane.connector.makes(LaneMistake::CountsTwice) {
+                    in_flight.pop_front();
+                }
+            }
             () = lane.mailbox.mail(), if window_open => {}
             () = &mut overdue => {
                 let now = Instant::now();
                 if now < due {
                     overdue.as_mut().reset(due);
+                } else if lane.connector.makes(LaneMistake::IgnoresMissingAnswer) {
+                    in_flight.pop_front();
                 } else if std::mem::replace(&mut last_call, true) {
                     break Failure::Hung;
                 } else {
@@ -288,35 +285,24 @@ async fn exchange(lane: &Lane, connection: &Connection, pace: &mut Pace) -> Resu
     for batch in &mut in_flight {
         batch.fate = match &failure {
             Failure::Hung => NodeAnswer::TimedOut,
-            Failure::Down(cause) | Failure::Cut(cause) => NodeAnswer::Failed(Arc::clone(cause)),
+            Failure::Down(cause) | Failure::Cut(cause) | Failure::Idle(cause) => {
+                NodeAnswer::Failed(Arc::clone(cause))
+            }
         };
     }
     Err(failure)
 }
 
-fn cause_of(error: &RedisError) -> Arc<str> {
-    error.to_string().into()
-}
-
-impl Lane {
-    /// Waits for a command, or for the idle connection to break, so that it is replaced before
-    /// the next command comes. `false`: the lane is closed and has sent everything.
-    async fn wait_for_work(&self, idle: Option<Arc<Latch>>) -> bool {
-        loop {
-            if !self.mailbox.is_empty() {
-                return true;
-            }
+impl<C: Connector> Lane<C> {
+    /// Waits for a command. `false`: the lane is closed and has nothing left to send.
+    async fn wait_for_work(&self) -> bool {
+        while self.mailbox.is_empty() {
             if self.mailbox.is_closed() {
                 return false;
             }
-            match &idle {
-                Some(broken) => tokio::select! {
-                    () = self.mailbox.mail() => {}
-                    () = broken.raised() => return true,
-                },
-                None => self.mailbox.mail().await,
-            }
+            self.mailbox.mail().await;
         }
+        true
     }
 
     fn trip(&self, cause: &Arc<str>) {
@@ -339,40 +325,41 @@ impl Lane {
         }
     }
 
-    /// Takes a working connection from the pool, or lets the pool make one. Commands wait for
-    /// that no longer than their deadline; connecting goes on.
-    async fn check_out(&self) -> Result<PooledConnection<'_, Manager>, Failure> {
-        while let Some(Ok(connection)) = self.pool.get().now_or_never() {
-            if !connection.broken().is_raised() {
-                return Ok(connection);
+    /// Connects. Commands wait for that no longer than their deadline; connecting goes on.
+    async fn connect(&self) -> Result<C::Link, Failure> {
+        let connecting = self.connector.connect();
+        tokio::pin!(connecting);
+        let connected = match timeout(self.deadline, &mut connecting).await {
+            Ok(connected) => connected,
+            Err(_) => {
+                self.trip(&format!("not connected within {:?}", self.deadline).into());
+                connecting.await
             }
+        };
+        connected.map_err(|cause: Cause| Failure::Down(cause.0))
+    }
+
+    /// Sends calls that no caller waits for, and returns the replies to all of them.
+    async fn ask(
+        &self,
+        link: &mut C::Link,
+        calls: &[Call],
+        by: ScriptBy,
+    ) -> Result<Vec<Reply>, Failure> {
+        for call in calls {
+            link.write(call, by);
         }
-        let mut causes = self.causes.subscribe();
-        let mut patience = Some(Box::pin(sleep(self.deadline)));
-        loop {
-            let patient = patience.is_some();
-            tokio::select! {
-                biased;
-                connection = self.pool.get() => match connection {
-                    Ok(connection) if connection.broken().is_raised() => {}
-                    Ok(connection) => return Ok(connection),
-                    // The pool waited for longer than connecting may take, and knows no cause.
-                    Err(_) => {
-                        let cause = causes.borrow().clone().map(|cause| cause.0);
-                        let unknown = || format!("no connection within {CONNECT_DEADLINE:?}").into();
-                        return Err(Failure::Down(cause.unwrap_or_else(unknown)));
-                    }
-                },
-                _ = causes.changed() => {
-                    let cause = causes.borrow_and_update().clone();
-                    let cause = cause.map_or_else(|| Arc::from("unknown"), |cause| cause.0);
-                    return Err(Failure::Down(cause));
-                }
-                () = async { if let Some(patience) = &mut patience { patience.await } }, if patient => {
-                    patience = None;
-                    self.trip(&format!("not connected within {:?}", self.deadline).into());
-                }
+        let mut replies = Vec::new();
+        let asking = async {
+            for call in calls {
+                poll_fn(|cx| link.poll_replies(cx, call, &mut replies)).await?;
             }
+            Ok::<_, Cause>(())
+        };
+        match timeout(self.deadline, asking).await {
+            Ok(Ok(())) => Ok(replies),
+            Ok(Err(cause)) => Err(Failure::Cut(cause.0)),
+            Err(_) => Err(Failure::Hung),
         }
     }
 }
@@ -393,7 +380,8 @@ impl Pace {
             self.shortest_of_these = round_trip;
         }
         self.seen += 1;
-        if self.seen == Self::SAMPLES || self.shortest_of_these < self.shortest {
+        let is_first = self.shortest.is_zero();
+        if is_first || self.seen == Self::SAMPLES || self.shortest_of_these < self.shortest {
             self.shortest = self.shortest_of_these;
         }
         if self.seen == Self::SAMPLES {

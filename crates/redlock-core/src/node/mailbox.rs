@@ -1,4 +1,4 @@
-//! What a lane has still to send, and what it owes.
+//! Commands that a lane has still to send, and releases that are pending until the server is back.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -17,11 +17,11 @@ const CAPACITY: usize = 8_192;
 
 /// Keys that may have to be deleted once the server is back. Beyond this the oldest are left to
 /// their time to live.
-const MAX_DEBTS: usize = 65_536;
+const MAX_PENDING: usize = 65_536;
 
 /// A key that may hold a token nobody owns any more.
 #[derive(Clone, Debug)]
-pub(super) struct Debt {
+pub(super) struct PendingRelease {
     pub(super) key: Key,
     pub(super) token: Token,
 }
@@ -32,8 +32,8 @@ pub(super) enum Reopened {
     Open {
         was_down: bool,
     },
-    /// The oldest debts.
-    Owing(Vec<Debt>),
+    /// The oldest pending.
+    Pending(Vec<PendingRelease>),
 }
 
 /// A bounded queue that callers push to without waiting and one lane drains in batches.
@@ -48,7 +48,7 @@ pub(super) struct Mailbox {
 struct State {
     queue: VecDeque<Command>,
     in_flight: usize,
-    debts: VecDeque<Debt>,
+    pending: VecDeque<PendingRelease>,
     /// Tokens whose acquisition may still be on the way on a connection that was given up.
     doubtful: HashSet<Token>,
     /// Why the server can't be asked: its breaker is open.
@@ -66,7 +66,7 @@ impl Mailbox {
         let refused: Vec<_> =
             commands.into_iter().filter_map(|command| state.take_in(command)).collect();
         let has_mail = state.queue.len() > waiting;
-        let start = !state.driven && (has_mail || !state.debts.is_empty());
+        let start = !state.driven && (has_mail || !state.pending.is_empty());
         drop(state);
         if has_mail {
             self.mail.notify_one();
@@ -115,7 +115,7 @@ impl Mailbox {
         }
     }
 
-    /// Gives up on commands in flight whose fate is unknown. A release becomes a debt; for an
+    /// Gives up on commands in flight whose fate is unknown. A release becomes pending; for an
     /// acquisition its owner posts the release, as for every vote that was not a certain "no", and
     /// that makes its token void: it may come later than its release, which rides another
     /// connection.
@@ -125,7 +125,7 @@ impl Mailbox {
             state.in_flight -= commands.len();
             for command in &commands {
                 match command.op {
-                    op if op.is_release() => state.owe(command),
+                    op if op.is_release() => state.defer(command),
                     Op::Acquire { .. } => state.doubt(command),
                     _ => {}
                 }
@@ -145,7 +145,7 @@ impl Mailbox {
             let first = state.down.replace(Arc::clone(cause)).is_none();
             let waiting = std::mem::take(&mut state.queue);
             for command in waiting.iter().filter(|command| command.op.is_release()) {
-                state.owe(command);
+                state.defer(command);
             }
             (first, waiting)
         };
@@ -155,21 +155,21 @@ impl Mailbox {
         first
     }
 
-    /// Closes the breaker, unless there are debts to settle first.
+    /// Closes the breaker, unless there are pending to settle first.
     pub(super) fn reopen(&self, most: usize) -> Reopened {
         let mut state = self.state.lock();
-        if state.debts.is_empty() {
+        if state.pending.is_empty() {
             Reopened::Open { was_down: state.down.take().is_some() }
         } else {
-            Reopened::Owing(state.debts.iter().take(most).cloned().collect())
+            Reopened::Pending(state.pending.iter().take(most).cloned().collect())
         }
     }
 
-    /// Strikes out the oldest `count` debts.
-    pub(super) fn paid(&self, count: usize) {
+    /// Strikes out the oldest `count` pending.
+    pub(super) fn released(&self, count: usize) {
         let mut state = self.state.lock();
-        let count = count.min(state.debts.len());
-        state.debts.drain(..count);
+        let count = count.min(state.pending.len());
+        state.pending.drain(..count);
         let settled = state.unsettled() == 0;
         drop(state);
         if settled {
@@ -230,17 +230,17 @@ impl State {
             }
         };
         if is_release && !self.closed {
-            self.owe(&command);
+            self.defer(&command);
         }
         Some((command, refusal))
     }
 
     fn unsettled(&self) -> usize {
-        self.queue.len() + self.in_flight + self.debts.len()
+        self.queue.len() + self.in_flight + self.pending.len()
     }
 
     fn doubt(&mut self, command: &Command) {
-        if self.doubtful.len() < MAX_DEBTS {
+        if self.doubtful.len() < MAX_PENDING {
             self.doubtful.insert(command.token.clone());
         }
     }
@@ -255,12 +255,13 @@ impl State {
         }
     }
 
-    fn owe(&mut self, command: &Command) {
+    fn defer(&mut self, command: &Command) {
         self.doubtful.remove(&command.token);
-        if self.debts.len() == MAX_DEBTS {
-            self.debts.pop_front();
+        if self.pending.len() == MAX_PENDING {
+            self.pending.pop_front();
         }
-        self.debts.push_back(Debt { key: command.key.clone(), token: command.token.clone() });
+        self.pending
+            .push_back(PendingRelease { key: command.key.clone(), token: command.token.clone() });
     }
 }
 
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_that_is_lost_with_its_acquisition_is_a_debt_and_no_doubt() {
+    fn a_release_that_is_lost_with_its_acquisition_is_pending_and_not_in_doubt() {
         let (mailbox, token) = (Mailbox::default(), Token::generate("me").unwrap());
         mailbox.push([acquire(&token)]);
         mailbox.push([command(Op::Release, &token)]);
@@ -315,11 +316,11 @@ mod tests {
         mailbox.lost(lost, &NodeAnswer::TimedOut);
         let state = mailbox.state.lock();
         assert!(state.doubtful.is_empty());
-        assert_eq!(state.debts.len(), 1);
+        assert_eq!(state.pending.len(), 1);
     }
 
     #[test]
-    fn what_was_answered_is_released_as_ever_and_debts_leave_no_doubt() {
+    fn what_was_answered_is_released_as_ever_and_pending_leave_no_doubt() {
         let (mailbox, token) = (Mailbox::default(), Token::generate("me").unwrap());
         mailbox.push([acquire(&token)]);
         mailbox.done(mailbox.take(9).len());

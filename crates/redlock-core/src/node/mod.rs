@@ -14,6 +14,7 @@ use crate::round::Seat;
 use crate::token::Token;
 
 mod batch;
+mod call;
 mod connection;
 mod dataset;
 mod expiring;
@@ -21,11 +22,15 @@ mod expiring;
 pub(crate) mod fuzzing;
 mod guarded;
 mod lane;
+pub(crate) mod link;
 mod mailbox;
+mod manager;
 mod memory;
 mod redis;
+mod resp;
 #[cfg(feature = "test-util")]
 pub(crate) mod simulated;
+mod stream;
 mod survey;
 #[cfg(feature = "test-util")]
 #[doc(hidden)]
@@ -33,7 +38,7 @@ pub mod twin;
 mod watcher;
 mod wire;
 
-pub(crate) use self::connection::Identities;
+pub(crate) use self::manager::Identities;
 pub(crate) use self::memory::MemoryNode;
 pub(crate) use self::redis::RedisNode;
 

@@ -4,13 +4,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bb8_redis::bb8::Pool;
 use twox_hash::XxHash3_64;
 
-use super::connection::{CONNECT_DEADLINE, Causes, Identities, Manager};
 use super::guarded::Guarding;
 use super::lane::Lane;
 use super::mailbox::Mailbox;
+use super::manager::{Connections, Identities, Manager};
 use super::watcher::Watcher;
 use super::{Command, Node};
 use crate::config::{CheckedServer, Config, Safety};
@@ -21,7 +20,7 @@ use crate::key::Key;
 #[derive(Debug)]
 pub(crate) struct RedisNode {
     address: Arc<str>,
-    lanes: Box<[Arc<Lane>]>,
+    lanes: Box<[Arc<Lane<Connections>>]>,
     watcher: Arc<Watcher>,
 }
 
@@ -33,9 +32,8 @@ impl RedisNode {
         identities: &Arc<Identities>,
     ) -> Self {
         let address: Arc<str> = server.address().into();
-        let causes = Causes::new();
         let manager = Manager {
-            client: server.client(),
+            server: server.clone(),
             address: Arc::clone(&address),
             identities: Arc::clone(identities),
             preflight_key: [&config.key_prefix, &b"redlock:preflight"[..]].concat(),
@@ -45,33 +43,22 @@ impl RedisNode {
             },
             checks: config.checks,
         };
-        let size = u32::try_from(config.pool_size).unwrap_or(u32::MAX);
-        let pool = Pool::builder()
-            .max_size(size)
-            .test_on_check_out(false)
-            .max_lifetime(None)
-            .idle_timeout(None)
-            .retry_connection(false)
-            .connection_timeout(2 * CONNECT_DEADLINE)
-            .error_sink(Box::new(causes.clone()))
-            .build_unchecked(manager);
+        let connections = Connections::new(manager, config.pool_size);
         let lanes = (0..config.pool_size).map(|_| {
             Arc::new(Lane {
                 mailbox: Mailbox::default(),
-                pool: pool.clone(),
-                causes: causes.clone(),
+                connector: connections.clone(),
                 address: Arc::clone(&address),
                 deadline: config.node_deadline,
                 reconnection: config.reconnection_interval,
             })
         });
         let lanes = lanes.collect();
-        let interval = config.reconnection_interval;
-        let watcher = Watcher::new(server.client(), Arc::clone(&address), interval);
+        let watcher = Watcher::new(server.clone(), config.reconnection_interval);
         Self { lanes, watcher: Arc::new(watcher), address }
     }
 
-    fn lane_of(&self, key: &[u8]) -> &Arc<Lane> {
+    fn lane_of(&self, key: &[u8]) -> &Arc<Lane<Connections>> {
         match &*self.lanes {
             [only] => only,
             lanes => {

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use bb8_redis::redis::Value;
-
+use super::resp::Frame;
 use crate::config::ServerCheck;
 
 /// The sections of INFO that are asked for.
@@ -14,19 +13,18 @@ const OLDEST: (u32, u32) = (6, 2);
 
 /// What a server answered to INFO. What it did not say, or the user may not ask, is not held
 /// against it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Survey {
     lines: String,
 }
 
 impl Survey {
-    pub(super) fn new(sections: &[Value]) -> Self {
-        let text = |section: &Value| match section {
-            Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-            Value::VerbatimString { text, .. } => text.clone(),
-            _ => String::new(),
-        };
-        Self { lines: sections.iter().map(text).collect::<Vec<_>>().join("\n") }
+    /// Adds a section.
+    pub(super) fn add(&mut self, section: &Frame<'_>) {
+        if let Frame::Bulk(text) = section {
+            self.lines.push_str(&String::from_utf8_lossy(text));
+            self.lines.push('\n');
+        }
     }
 
     /// Tells one run of a server from all others.
@@ -93,7 +91,10 @@ mod tests {
     use super::*;
 
     fn survey(text: &str) -> Survey {
-        Survey::new(&[Value::Nil, Value::BulkString(text.as_bytes().into())])
+        let mut survey = Survey::default();
+        survey.add(&Frame::Nil);
+        survey.add(&Frame::Bulk(text.as_bytes()));
+        survey
     }
 
     fn objection(text: &str) -> Option<ServerCheck> {
@@ -112,7 +113,10 @@ mod tests {
 
     #[test]
     fn a_server_that_says_nothing_has_nothing_against_it() {
-        assert!(Survey::new(&[Value::Nil, Value::Int(3)]).objections().is_empty());
+        let mut silent = Survey::default();
+        silent.add(&Frame::Nil);
+        silent.add(&Frame::Integer(3));
+        assert!(silent.objections().is_empty());
     }
 
     #[test]

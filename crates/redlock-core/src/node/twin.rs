@@ -4,17 +4,18 @@
 
 use std::sync::Arc;
 
-use bb8_redis::redis::{Pipeline, RedisResult, Value};
-
 use super::Command;
 pub use super::Op;
 use super::batch::{Again, Batch};
-use super::connection::Dialect;
+use super::call::Call;
+use super::connection::{Cause, Connection};
 pub use super::dataset::Asked;
 use super::dataset::{Dataset, Introduction};
 use super::guarded::Guarding;
+use super::link::Dialect;
 use super::mailbox::Mailbox;
-use super::wire::{EXTEND, GUARDED, RELEASE, ScriptBy};
+use super::resp::Frame;
+use super::wire::{self, EXTEND, GUARDED, RELEASE, ScriptBy};
 use crate::config::{Config, Safety};
 use crate::protocol::fence::Counter;
 use crate::protocol::quorum::{NodeAnswer, Vote};
@@ -33,39 +34,65 @@ impl From<Vote> for Answered {
     }
 }
 
-/// The scripts that a connection loads before anything else.
-#[must_use]
-pub fn scripts() -> [&'static str; 3] {
-    [GUARDED.source, RELEASE.source, EXTEND.source]
+/// A connection to a real server, which knows the scripts.
+#[derive(Debug)]
+pub struct Wire(Connection);
+
+impl Wire {
+    /// Connects to the first server of a configuration.
+    ///
+    /// # Errors
+    ///
+    /// Why that is not possible.
+    pub async fn connect(config: &Config) -> Result<Self, String> {
+        let server = config.groups[0].servers().first().ok_or("no server is configured")?;
+        let text = |cause: Cause| cause.to_string();
+        let mut connection = Connection::open(server).await.map_err(text)?;
+        for script in [&GUARDED, &RELEASE, &EXTEND] {
+            connection.requests().command(3).arg("SCRIPT").arg("LOAD").arg(script.source);
+            connection.reply().await.map_err(text)?;
+        }
+        Ok(Self(connection))
+    }
+
+    /// The time on the server's clock, in microseconds.
+    async fn time(&mut self) -> Result<u64, Cause> {
+        let strange = || Cause("its answer to TIME is no time".into());
+        let Frame::Array(parts) = self.0.reply().await? else { return Err(strange()) };
+        let number = |part: Frame<'_>| match part {
+            Frame::Bulk(digits) => std::str::from_utf8(digits).ok()?.parse::<u64>().ok(),
+            _ => None,
+        };
+        let [seconds, micros] = parts.exactly().ok_or_else(strange)?.map(number);
+        Ok(seconds.ok_or_else(strange)? * 1_000_000 + micros.ok_or_else(strange)?)
+    }
 }
 
-/// A client of the real server, by everything that ships but the connection.
+/// A client of the real server, by everything that ships but the task of its lane.
 #[derive(Debug)]
 pub struct Real {
-    dialect: Dialect,
+    guarding: Option<Guarding>,
     mailbox: Mailbox,
 }
 
 impl Real {
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let dialect = match config.safety {
-            Safety::Guarded => Dialect::Guarded(Arc::new(Guarding::new(config))),
-            Safety::Plain => Dialect::Plain { native_delete: None },
-        };
-        Self { dialect, mailbox: Mailbox::default() }
+        let guarding = (config.safety == Safety::Guarded).then(|| Guarding::new(config));
+        Self { guarding, mailbox: Mailbox::default() }
     }
 
-    /// Runs a batch; `send` sends a pipeline that has as many replies.
+    /// Runs a batch. Returns the answers, and the server's time before and after each try in
+    /// microseconds.
     ///
     /// # Errors
     ///
-    /// Those of `send`.
+    /// What is wrong with the connection.
     pub async fn run(
         &self,
+        wire: &mut Wire,
         batch: &[Asked],
-        mut send: impl AsyncFnMut(Pipeline) -> RedisResult<Vec<Value>>,
-    ) -> RedisResult<Vec<Answered>> {
+    ) -> Result<(Vec<Answered>, Vec<u64>), String> {
         let mut rounds = Vec::with_capacity(batch.len());
         for Asked { op, key, token } in batch {
             let round = Arc::new(Round::new(1));
@@ -75,10 +102,10 @@ impl Real {
         }
         let mut commands = self.mailbox.take(batch.len());
         let mut again = Again::new(&self.mailbox);
+        let mut times = Vec::new();
         for by in [ScriptBy::Hash, ScriptBy::Source] {
-            let (mut batch, pipeline) = Batch::prepare(&self.mailbox, &self.dialect, commands, by);
-            let replies = send(pipeline).await?;
-            let _unfit = batch.count(replies, &mut again);
+            let tried = self.try_once(wire, commands, by, &mut again, &mut times).await;
+            tried.map_err(|cause| cause.to_string())?;
             commands = again.take();
             if commands.is_empty() {
                 break;
@@ -90,7 +117,37 @@ impl Real {
                 counter: ballot.counters().next().map(|(_, counter)| counter),
             })
         };
-        Ok(rounds.into_iter().map(answered).collect())
+        Ok((rounds.into_iter().map(answered).collect(), times))
+    }
+
+    async fn try_once(
+        &self,
+        wire: &mut Wire,
+        commands: Vec<Command>,
+        by: ScriptBy,
+        again: &mut Again<'_>,
+        times: &mut Vec<u64>,
+    ) -> Result<(), Cause> {
+        let dialect = match &self.guarding {
+            Some(_) => Dialect::Guarded,
+            None => Dialect::Plain { native_delete: None },
+        };
+        let calls = Call::of(commands, by, dialect);
+        let requests = wire.0.requests();
+        requests.command(1).arg("TIME");
+        for call in &calls {
+            wire::encode_call(requests, call, by, dialect, self.guarding.as_ref());
+        }
+        requests.command(1).arg("TIME");
+        times.push(wire.time().await?);
+        let mut batch = Batch::of(&self.mailbox, by);
+        let mut replies = Vec::new();
+        for call in calls {
+            wire::classify_call(&call, wire.0.reply().await?, &mut replies);
+            batch.answer(call, &mut replies, again);
+        }
+        times.push(wire.time().await?);
+        Ok(())
     }
 }
 

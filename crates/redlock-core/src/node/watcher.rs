@@ -6,21 +6,22 @@
 //! has to tell anybody, and nothing is sent while nobody waits. Nothing relies on it either: a word
 //! that is lost, and a server that does not do this, cost those who wait the time until they ask.
 
-use std::collections::HashMap;
-use std::future::pending;
+use std::collections::{HashMap, VecDeque};
+use std::future::{pending, poll_fn};
+use std::mem::take;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bb8_redis::redis::aio::MultiplexedConnection;
-use bb8_redis::redis::{Client, Pipeline, PushInfo, PushKind, RedisError, Value};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
-use super::connection::{self, CONNECT_DEADLINE, Cause};
-use crate::config::Backoff;
+use super::connection::{CONNECT_DEADLINE, Cause, Connection};
+use super::resp::Frame;
+use super::wire::describe;
+use crate::config::{Backoff, CheckedServer};
 use crate::deference::Deference;
 use crate::key::Key;
 use crate::latch::Latch;
@@ -34,8 +35,7 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Watches the keys of one server.
 #[derive(Debug)]
 pub(super) struct Watcher {
-    client: Client,
-    address: Arc<str>,
+    server: CheckedServer,
     reconnection: Backoff,
     watched: Mutex<HashMap<Arc<[u8]>, Arc<Notify>>>,
     /// Somebody waits who did not before.
@@ -48,10 +48,37 @@ pub(super) struct Watcher {
     told: AtomicBool,
 }
 
-#[derive(Clone, Debug)]
+/// The connection of a watcher, as its waiters know it.
+#[derive(Clone, Debug, Default)]
 struct Link {
-    redis: MultiplexedConnection,
+    reads: Arc<Reads>,
+    /// A read was not answered in time, or the connection is gone.
     broken: Arc<Latch>,
+}
+
+/// Keys to be read on the connection, one for each waiter at most.
+#[derive(Debug, Default)]
+struct Reads {
+    queue: Mutex<VecDeque<Read>>,
+    added: Notify,
+}
+
+#[derive(Debug)]
+struct Read {
+    key: Key,
+    /// Whether the key is free.
+    is_free: oneshot::Sender<bool>,
+}
+
+impl Link {
+    /// Whether the key is free; `None` if the connection did not answer in time. The server then
+    /// reports the next change of the key.
+    async fn is_free(&self, key: &Key) -> Option<bool> {
+        let (is_free, answer) = oneshot::channel();
+        self.reads.queue.lock().push_back(Read { key: key.clone(), is_free });
+        self.reads.added.notify_one();
+        timeout(CONNECT_DEADLINE, answer).await.ok()?.ok()
+    }
 }
 
 /// Why there is no link.
@@ -61,18 +88,17 @@ enum Failure {
     Down(Cause),
 }
 
-impl From<RedisError> for Failure {
-    fn from(error: RedisError) -> Self {
-        Self::Down(error.into())
+impl From<Cause> for Failure {
+    fn from(cause: Cause) -> Self {
+        Self::Down(cause)
     }
 }
 
 impl Watcher {
     /// Connects to nothing before somebody waits.
-    pub(super) fn new(client: Client, address: Arc<str>, reconnection: Backoff) -> Self {
+    pub(super) fn new(server: CheckedServer, reconnection: Backoff) -> Self {
         Self {
-            client,
-            address,
+            server,
             reconnection,
             watched: Mutex::default(),
             wanted: Notify::new(),
@@ -125,46 +151,44 @@ impl Watcher {
         }
     }
 
-    async fn connect(self: &Arc<Self>) -> Result<Link, Failure> {
-        let watcher = Arc::downgrade(self);
-        let told = move |push: &PushInfo| {
-            if push.kind == PushKind::Invalidate
-                && let Some(watcher) = watcher.upgrade()
-            {
-                watcher.hear(&push.data);
+    async fn connect(&self) -> Result<Connection, Failure> {
+        let mut connection = Connection::open(&self.server).await?;
+        connection.requests().command(3).arg("CLIENT").arg("TRACKING").arg("ON");
+        match connection.reply().await? {
+            Frame::Simple(b"OK") => {}
+            Frame::Error(error) => return Err(Failure::Refused(Cause(describe(error)))),
+            _ => {
+                let strange = "its answer to CLIENT TRACKING is not OK";
+                return Err(Failure::Refused(Cause(strange.into())));
             }
-        };
-        let (mut redis, broken) = connection::open(&self.client, told).await?;
-        let mut tracking = Pipeline::with_capacity(1);
-        tracking.cmd("CLIENT").arg("TRACKING").arg("ON");
-        match redis.send_packed_commands(&tracking, 0, 1).await?.pop() {
-            Some(Value::Okay) => Ok(Link { redis, broken }),
-            Some(Value::ServerError(error)) => {
-                Err(Failure::Refused(Cause(super::wire::describe(&error))))
-            }
-            _ => Err(Failure::Refused(Cause("its answer is not the Redis protocol".into()))),
         }
+        Ok(connection)
     }
 
-    /// Keys have changed; no keys: all have.
-    fn hear(&self, data: &[Value]) {
+    /// Wakes the waiters of keys that have changed. A push without keys is about all of them.
+    fn hear(&self, push: Frame<'_>) {
+        let Frame::Push(push) = push else { return };
         let watched = self.watched.lock();
-        match data {
-            [Value::Array(keys)] => {
+        match push.exactly() {
+            Some([Frame::Bulk(b"invalidate"), Frame::Array(keys)]) => {
                 for key in keys {
-                    if let Value::BulkString(key) = key
-                        && let Some(changed) = watched.get(key.as_slice())
+                    if let Frame::Bulk(key) = key
+                        && let Some(changed) = watched.get(key)
                     {
                         changed.notify_one();
                     }
                 }
             }
-            _ => watched.values().for_each(|changed| changed.notify_one()),
+            Some([Frame::Bulk(b"invalidate"), _]) => {
+                watched.values().for_each(|changed| changed.notify_one());
+            }
+            _ => {}
         }
     }
 
-    /// Ends when the connection is of no use any more.
-    async fn stay_connected(&self, broken: &Latch) {
+    /// Reads keys and hears of their changes, until the connection is of no use any more.
+    async fn serve(&self, mut connection: Connection, link: &Link) {
+        let mut in_flight: VecDeque<Read> = VecDeque::new();
         let idle = async {
             loop {
                 sleep(IDLE).await;
@@ -173,10 +197,33 @@ impl Watcher {
                 }
             }
         };
-        tokio::select! {
-            () = broken.raised() => {}
-            () = self.closed.raised() => {}
-            () = idle => {}
+        tokio::pin!(idle);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.closed.raised() => return,
+                () = link.broken.raised() => return,
+                () = &mut idle => return,
+                () = link.reads.added.notified() => {
+                    for read in take(&mut *link.reads.queue.lock()) {
+                        connection.requests().command(2).arg("GET").arg(read.key.as_bytes());
+                        in_flight.push_back(read);
+                    }
+                }
+                ready = poll_fn(|cx| connection.poll_reply(cx)) => {
+                    if ready.is_err() {
+                        return;
+                    }
+                    match connection.take_reply() {
+                        push @ Frame::Push(_) => self.hear(push),
+                        reply => {
+                            let Some(read) = in_flight.pop_front() else { return };
+                            // A waiter that is gone does not need the answer.
+                            let _gone = read.is_free.send(reply == Frame::Nil);
+                        }
+                    }
+                }
+            }
         }
     }
 
@@ -186,14 +233,14 @@ impl Watcher {
             Failure::Refused(cause) => {
                 if !self.told.swap(true, Ordering::Relaxed) {
                     tracing::info!(
-                        node = %self.address, %cause,
-                        "a server does not tell when a key is released; who waits asks from time to time"
+                        node = %self.server.address(), %cause,
+                        "server does not support key notifications; falling back to polling"
                     );
                 }
                 REFUSED_PAUSE
             }
             Failure::Down(cause) => {
-                tracing::debug!(node = %self.address, %cause, "keys can't be watched");
+                tracing::debug!(node = %self.server.address(), %cause, "keys can't be watched");
                 self.reconnection.delay(failed)
             }
         }
@@ -215,16 +262,12 @@ impl<'w> Watch<'w> {
     }
 
     async fn freed(&self, link: &Link, deference: &Deference<'_>) {
-        let mut redis = link.redis.clone();
-        let mut read = Pipeline::with_capacity(1);
-        read.cmd("GET").arg(self.key.as_bytes());
         let mut has_looked_away = false;
         loop {
-            let answer = timeout(CONNECT_DEADLINE, redis.send_packed_commands(&read, 0, 1)).await;
-            match answer.ok().and_then(Result::ok).as_deref() {
-                Some([Value::Nil]) if has_looked_away => return,
-                Some([Value::Nil]) => {}
-                Some(_) => {
+            match link.is_free(self.key).await {
+                Some(true) if has_looked_away => return,
+                Some(true) => {}
+                Some(false) => {
                     if has_looked_away {
                         deference.passed_over();
                     }
@@ -277,10 +320,10 @@ impl Task {
             }
             let connected = timeout(CONNECT_DEADLINE, watcher.connect()).await;
             let pause = match connected {
-                Ok(Ok(link)) => {
-                    let broken = Arc::clone(&link.broken);
-                    watcher.link.send_replace(Some(link));
-                    watcher.stay_connected(&broken).await;
+                Ok(Ok(connection)) => {
+                    let link = Link::default();
+                    watcher.link.send_replace(Some(link.clone()));
+                    watcher.serve(connection, &link).await;
                     watcher.link.send_replace(None);
                     failed = 0;
                     watcher.reconnection.delay(failed)

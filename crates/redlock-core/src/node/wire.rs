@@ -1,12 +1,18 @@
 //! Operations as Redis commands, and replies as votes.
 
-use std::iter::once;
+use std::iter::{once, repeat_n};
+use std::str;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use bb8_redis::redis::{self, Cmd, Pipeline, ServerError, ServerErrorKind, Value};
+use base16ct::lower;
 use foldhash::{HashSet, HashSetExt};
+use sha1::{Digest, Sha1};
 
+use super::call::Call;
+use super::guarded::{self, Guarding};
+use super::link::{ConnectionId, Dialect};
+use super::resp::{Arguments, Elements, Frame, Requests};
 use super::{Command, Op};
 use crate::key::Key;
 use crate::protocol::quorum::{Counter, NodeAnswer, Vote};
@@ -28,7 +34,7 @@ macro_rules! script {
     ($file:literal) => {
         Script {
             source: include_str!($file),
-            hash: LazyLock::new(|| redis::Script::new(include_str!($file)).get_hash().to_owned()),
+            hash: LazyLock::new(|| lower::encode_string(&Sha1::digest(include_str!($file)))),
         }
     };
 }
@@ -72,35 +78,97 @@ pub(super) enum NativeDelete {
 }
 
 impl NativeDelete {
-    pub(super) fn encode(self, pipeline: &mut Pipeline, key: &[u8], token: &str) {
-        let size = key.len() + token.len();
+    pub(super) fn encode(self, requests: &mut Requests, key: &[u8], token: &str) {
         match self {
-            Self::Delex => call(pipeline, "DELEX", 3, size).arg(key).arg("IFEQ").arg(token),
-            Self::Delifeq => call(pipeline, "DELIFEQ", 2, size).arg(key).arg(token),
-        };
+            Self::Delex => {
+                requests.command(4).arg("DELEX").arg(key).arg("IFEQ").arg(token);
+            }
+            Self::Delifeq => {
+                requests.command(3).arg("DELIFEQ").arg(key).arg(token);
+            }
+        }
+    }
+}
+
+/// Adds a call.
+pub(super) fn encode_call(
+    requests: &mut Requests,
+    call: &Call,
+    by: ScriptBy,
+    dialect: Dialect,
+    guarding: Option<&Guarding>,
+) {
+    let native = match dialect {
+        Dialect::Plain { native_delete } => native_delete,
+        Dialect::Guarded => None,
+    };
+    match (call, guarding) {
+        (Call::Single(Command { op: Op::Provision { dry }, .. }), Some(guarding)) => {
+            guarding.encode_provision(requests, *dry);
+        }
+        (Call::Single(command), _) => encode(requests, command, by, native),
+        (Call::Succession { release, acquire, ttl }, _) => {
+            encode_succession(requests, [release, acquire], *ttl);
+        }
+        (Call::Guarded(commands), Some(guarding)) => guarding.encode(requests, commands, by),
+        (Call::Releases(commands) | Call::Guarded(commands), _) => {
+            encode_releases(requests, commands.iter().map(named_holder), by);
+        }
+        (Call::PendingReleases(releases), Some(guarding)) => {
+            guarding.encode_pending(requests, releases, by);
+        }
+        (Call::PendingReleases(releases), None) => {
+            let held = releases.iter().map(|release| (&release.key, release.token.as_str()));
+            encode_releases(requests, held, by);
+        }
+        (Call::Kill(ConnectionId { client_id, .. }), _) => {
+            requests.command(4).arg("CLIENT").arg("KILL").arg("ID").number(*client_id);
+        }
+    }
+}
+
+/// Reads the reply to a call: what it means for each of its commands.
+pub(super) fn classify_call(call: &Call, reply: Frame<'_>, replies: &mut Vec<Reply>) {
+    match call {
+        Call::Single(_) => replies.push(classify(reply)),
+        Call::Releases(commands) => classify_each(reply, commands.len(), replies),
+        Call::Succession { release, acquire, .. } => {
+            guarded::classify_each(reply, [release.op, acquire.op].into_iter(), replies);
+        }
+        Call::Guarded(commands) => {
+            guarded::classify_each(reply, commands.iter().map(|one| one.op), replies);
+        }
+        Call::PendingReleases(releases) => classify_each(reply, releases.len(), replies),
+        Call::Kill(_) => {
+            if let Frame::Error(error) = reply {
+                tracing::warn!(
+                    "a lost connection could not be closed ({}); what it had in flight may stay \
+                     locked for its time to live",
+                    describe(error)
+                );
+            }
+        }
     }
 }
 
 /// Adds a command of the plain mode.
 pub(super) fn encode(
-    pipeline: &mut Pipeline,
+    requests: &mut Requests,
     command: &Command,
     by: ScriptBy,
     native: Option<NativeDelete>,
 ) {
     let (key, token) = (command.key.as_bytes(), command.token.as_str());
-    let size = key.len() + token.len();
     match (command.op, native) {
         (Op::Acquire { ttl, .. }, _) => {
-            let set = call(pipeline, "SET", 5, size).arg(key).arg(token);
-            set.arg("NX").arg("PX").arg(millis(ttl));
+            let mut set = requests.command(6);
+            set.arg("SET").arg(key).arg(token).arg("NX").arg("PX").number(millis(ttl));
         }
         (Op::Extend { ttl }, _) => {
-            let call = invoke(pipeline, &EXTEND, by, (1, 2), size);
-            call.arg(key).arg(token).arg(millis(ttl));
+            invoke(requests, &EXTEND, by, (1, 2)).arg(key).arg(token).number(millis(ttl));
         }
-        (Op::Release, Some(native)) => native.encode(pipeline, key, token),
-        _ => encode_releases(pipeline, once(named_holder(command)), by),
+        (Op::Release, Some(native)) => native.encode(requests, key, token),
+        _ => encode_releases(requests, once(named_holder(command)), by),
     }
 }
 
@@ -128,14 +196,13 @@ pub(super) fn succession(release: &Command, acquire: &Command) -> Option<Duratio
 
 /// Adds the call of [`SUCCEED`] that runs the two.
 pub(super) fn encode_succession(
-    pipeline: &mut Pipeline,
+    requests: &mut Requests,
     [release, acquire]: [&Command; 2],
     ttl: Duration,
 ) {
-    let (key, old, new) = (release.key.as_bytes(), release.token.as_str(), acquire.token.as_str());
-    let size = key.len() + old.len() + new.len();
-    let call = invoke(pipeline, &SUCCEED, ScriptBy::Source, (1, 3), size);
-    call.arg(key).arg(old).arg(new).arg(millis(ttl));
+    let mut call = invoke(requests, &SUCCEED, ScriptBy::Source, (1, 3));
+    call.arg(release.key.as_bytes()).arg(release.token.as_str());
+    call.arg(acquire.token.as_str()).number(millis(ttl));
 }
 
 /// Whether the operation is a call of [`RELEASE`].
@@ -163,12 +230,11 @@ pub(super) fn named_holder(command: &Command) -> (&Key, &str) {
 }
 
 pub(super) fn encode_releases<'k>(
-    pipeline: &mut Pipeline,
+    requests: &mut Requests,
     held: impl ExactSizeIterator<Item = (&'k Key, &'k str)> + Clone,
     by: ScriptBy,
 ) {
-    let size = held.clone().map(|(key, token)| key.as_bytes().len() + token.len()).sum();
-    let script = invoke(pipeline, &RELEASE, by, (held.len(), held.len()), size);
+    let mut script = invoke(requests, &RELEASE, by, (held.len(), held.len()));
     for (key, _) in held.clone() {
         script.arg(key.as_bytes());
     }
@@ -177,32 +243,20 @@ pub(super) fn encode_releases<'k>(
     }
 }
 
-/// Starts the call of a script on so many keys and with so many arguments.
-pub(super) fn invoke<'p>(
-    pipeline: &'p mut Pipeline,
+/// Begins the call of a script on so many keys and with so many arguments.
+pub(super) fn invoke<'r>(
+    requests: &'r mut Requests,
     script: &'static Script,
     by: ScriptBy,
     (keys, arguments): (usize, usize),
-    size: usize,
-) -> &'p mut Pipeline {
+) -> Arguments<'r> {
     let (name, script) = match by {
         ScriptBy::Hash => ("EVALSHA", script.hash()),
         ScriptBy::Source => ("EVAL", script.source),
     };
-    let size = script.len() + size;
-    call(pipeline, name, 2 + keys + arguments, size).arg(script).arg(keys)
-}
-
-/// Starts a command with room for all of it: growing its buffers took longer than filling them.
-fn call<'p>(
-    pipeline: &'p mut Pipeline,
-    name: &str,
-    arguments: usize,
-    size: usize,
-) -> &'p mut Pipeline {
-    const NAME_AND_NUMBERS: usize = 32;
-    let command = Cmd::with_capacity(1 + arguments, NAME_AND_NUMBERS + size);
-    pipeline.add_command(command).arg(name)
+    let mut call = requests.command(3 + keys + arguments);
+    call.arg(name).arg(script).number(keys);
+    call
 }
 
 /// The servers' unit. Rounds down, as the client's own reckoning did.
@@ -220,62 +274,60 @@ pub(super) enum Reply {
     Unfit(Arc<str>),
 }
 
-pub(super) fn classify(reply: Value) -> Reply {
+pub(super) fn classify(reply: Frame<'_>) -> Reply {
     let answer = match reply {
-        Value::Okay | Value::Int(1) => NodeAnswer::Granted,
-        Value::SimpleString(ok) if ok == "OK" => NodeAnswer::Granted,
-        Value::Nil => NodeAnswer::Held { label: None, remaining: None },
-        Value::Int(0) => NodeAnswer::NotHeld,
-        Value::Array(parts) => return Reply::Vote(classify_parts(&parts)),
+        Frame::Integer(1) | Frame::Simple(b"OK") => NodeAnswer::Granted,
+        Frame::Nil => NodeAnswer::Held { label: None, remaining: None },
+        Frame::Integer(0) => NodeAnswer::NotHeld,
+        Frame::Array(parts) => return Reply::Vote(classify_parts(parts)),
         whole => return classify_whole(whole),
     };
     Reply::Vote(answer.into())
 }
 
 /// What it means if this is the reply to a whole call.
-pub(super) fn classify_whole(reply: Value) -> Reply {
+pub(super) fn classify_whole(reply: Frame<'_>) -> Reply {
     match reply {
-        Value::ServerError(error) => classify_error(&error),
+        Frame::Error(error) => classify_error(error),
         other => Reply::Vote(unexpected(&other).into()),
     }
 }
 
-/// What the reply to a call on `count` keys means for each.
-pub(super) fn classify_each(reply: Value, count: usize) -> Vec<Reply> {
+/// Reads the reply to a call on `count` keys: what it means for each.
+pub(super) fn classify_each(reply: Frame<'_>, count: usize, replies: &mut Vec<Reply>) {
     let shared = match reply {
-        Value::Array(replies) if replies.len() == count => {
-            return replies.into_iter().map(classify).collect();
-        }
-        Value::ServerError(error) => match classify_error(&error) {
+        Frame::Array(each) if each.len() == count => return replies.extend(each.map(classify)),
+        Frame::Error(error) => match classify_error(error) {
             // One key that is not allowed must not keep the others from being released.
             Reply::Vote(_) if count > 1 => Reply::Again,
             shared => shared,
         },
         other => classify_whole(other),
     };
-    vec![shared; count]
+    replies.extend(repeat_n(shared, count));
 }
 
-fn unexpected(reply: &Value) -> NodeAnswer {
-    NodeAnswer::Failed(format!("unexpected reply {}", kind_of(reply)).into())
+fn unexpected(reply: &Frame<'_>) -> NodeAnswer {
+    NodeAnswer::Failed(format!("unexpected reply {}", reply.kind()).into())
 }
 
-fn classify_parts(parts: &[Value]) -> Vote {
-    let answer = match parts {
-        [Value::BulkString(holder), Value::Int(pttl)] => NodeAnswer::Held {
+fn classify_parts(mut parts: Elements<'_>) -> Vote {
+    let count = parts.len();
+    let answer = match (count, parts.next(), parts.next(), parts.next()) {
+        (2, Some(Frame::Bulk(holder)), Some(Frame::Integer(pttl)), None) => NodeAnswer::Held {
             label: label_of(holder).map(Arc::from),
             // -1: a key without expiry, set by somebody else's hand.
-            remaining: u64::try_from(*pttl).ok().map(Duration::from_millis),
+            remaining: u64::try_from(pttl).ok().map(Duration::from_millis),
         },
-        [Value::Int(value), Value::Int(1)] => {
-            return counted(NodeAnswer::Granted, *value, Counter::known);
+        (2, Some(Frame::Integer(value)), Some(Frame::Integer(1)), None) => {
+            return counted(NodeAnswer::Granted, value, Counter::known);
         }
-        [Value::Int(value), Value::Int(0)] => {
-            return counted(NodeAnswer::Granted, *value, |value| Counter::unknown(value, 0));
+        (2, Some(Frame::Integer(value)), Some(Frame::Integer(0)), None) => {
+            return counted(NodeAnswer::Granted, value, |value| Counter::unknown(value, 0));
         }
-        [Value::Int(value), Value::Int(0), Value::Int(since)] => {
+        (3, Some(Frame::Integer(value)), Some(Frame::Integer(0)), Some(Frame::Integer(since))) => {
             let since = since.unsigned_abs();
-            return counted(NodeAnswer::NotHeld, *value, |value| Counter::unknown(value, since));
+            return counted(NodeAnswer::NotHeld, value, |value| Counter::unknown(value, since));
         }
         _ => NodeAnswer::Failed("unexpected reply array".into()),
     };
@@ -293,38 +345,43 @@ pub(super) fn counted(
     }
 }
 
-fn classify_error(error: &ServerError) -> Reply {
-    use ServerErrorKind::{
-        Ask, BusyLoading, ClusterDown, CrossSlot, MasterDown, Moved, NoPerm, NoScript, ReadOnly,
-        TryAgain,
-    };
+fn classify_error(error: &[u8]) -> Reply {
+    let (code, details) = split_error(error);
     let text = describe(error);
-    let answer = match error.kind() {
-        Some(NoScript) => return Reply::Again,
-        Some(BusyLoading | ReadOnly | MasterDown | ClusterDown | Moved | Ask) => {
-            return Reply::Unfit(text);
-        }
-        Some(NoPerm | TryAgain | CrossSlot) => NodeAnswer::Refused(text),
-        _ => match (error.code(), error.details().unwrap_or_default().parse()) {
-            ("NOAUTH" | "WRONGPASS", _) => return Reply::Unfit(text),
-            ("QUARANTINED", Ok(millis)) => {
-                NodeAnswer::Quarantined { ready_in: Duration::from_millis(millis) }
-            }
-            ("SKEW", _) => match error.details().unwrap_or_default().parse() {
-                Ok(millis) => NodeAnswer::skewed(millis),
-                Err(_) => NodeAnswer::Refused(text),
-            },
-            ("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" | "WRONGTYPE", _)
-            | ("EPOCH" | "CONFIG" | "VOID", _) => NodeAnswer::Refused(text),
-            // A proxy's "ERR" may hide that the server behind it executed the command.
-            _ => NodeAnswer::Failed(text),
+    let answer = match code {
+        "NOSCRIPT" => return Reply::Again,
+        "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "MOVED" | "ASK" | "NOAUTH"
+        | "WRONGPASS" => return Reply::Unfit(text),
+        "QUARANTINED" => match details.parse() {
+            Ok(millis) => NodeAnswer::Quarantined { ready_in: Duration::from_millis(millis) },
+            Err(_) => NodeAnswer::Failed(text),
         },
+        "SKEW" => match details.parse() {
+            Ok(millis) => NodeAnswer::skewed(millis),
+            Err(_) => NodeAnswer::Refused(text),
+        },
+        "NOPERM" | "TRYAGAIN" | "CROSSSLOT" | "OOM" | "MISCONF" | "NOREPLICAS" | "BUSY"
+        | "WRONGTYPE" | "EPOCH" | "CONFIG" | "VOID" => NodeAnswer::Refused(text),
+        // A proxy's "ERR" may hide that the server behind it executed the command.
+        _ => NodeAnswer::Failed(text),
     };
     Reply::Vote(answer.into())
 }
 
-pub(super) fn describe(error: &ServerError) -> Arc<str> {
-    let code = error.code();
+/// The code of an error, and what comes after it.
+fn split_error(error: &[u8]) -> (&str, &str) {
+    let text = match str::from_utf8(error) {
+        Ok(text) => text,
+        Err(invalid) => {
+            str::from_utf8(error.get(..invalid.valid_up_to()).unwrap_or_default()).unwrap_or("")
+        }
+    };
+    text.split_once(' ').unwrap_or((text, ""))
+}
+
+/// An error of a server in words for its operator.
+pub(super) fn describe(error: &[u8]) -> Arc<str> {
+    let (code, details) = split_error(error);
     let hint = match code {
         "WRONGTYPE" => "; another program keeps data under this key, set `key_prefix`",
         "READONLY" => "; this is a replica, name an independent primary",
@@ -338,29 +395,19 @@ pub(super) fn describe(error: &ServerError) -> Arc<str> {
         "VOID" => "its release came first",
         _ => "",
     };
-    format!("{code} {}{hint}", error.details().unwrap_or_default()).into()
-}
-
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Int(_) => "integer",
-        Value::BulkString(_) => "bulk string",
-        Value::SimpleString(_) => "simple string",
-        Value::Map(_) => "map",
-        Value::Array(_) => "array",
-        _ => "of an unknown type",
-    }
+    format!("{code} {details}{hint}").into()
 }
 
 #[cfg(test)]
 mod tests {
-    use bb8_redis::redis::{RedisResult, parse_redis_value};
-
     use super::*;
 
+    fn frame(resp: &str) -> Frame<'_> {
+        Frame::take(&mut resp.as_bytes())
+    }
+
     fn reply(resp: &str) -> Reply {
-        let value: RedisResult<Value> = parse_redis_value(resp.as_bytes());
-        classify(value.unwrap())
+        classify(frame(resp))
     }
 
     fn vote(resp: &str) -> NodeAnswer {
@@ -447,8 +494,9 @@ mod tests {
     }
 
     fn each(resp: &str, count: usize) -> Vec<Reply> {
-        let value: RedisResult<Value> = parse_redis_value(resp.as_bytes());
-        classify_each(value.unwrap(), count)
+        let mut replies = Vec::new();
+        classify_each(frame(resp), count, &mut replies);
+        replies
     }
 
     #[test]

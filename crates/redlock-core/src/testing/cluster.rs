@@ -114,7 +114,8 @@ impl Cluster {
         let client = Arc::new(client);
         let connect = |(index, server): (usize, &Arc<Server>)| {
             server.provision_once(client.introduction());
-            Arc::new(SimulatedNode::new(index, server, &client)) as Arc<dyn crate::node::Node>
+            Arc::new(SimulatedNode::new(index, server, &client, &config))
+                as Arc<dyn crate::node::Node>
         };
         Redlock::over(self.servers.iter().enumerate().map(connect).collect(), config)
     }
@@ -177,16 +178,17 @@ impl Node {
         self.server.set_lose_replies(lose);
     }
 
-    /// Holds up the next command for as long, and what follows it on the same connection. The
-    /// client will have given that connection up: the command arrives after those that it has
-    /// sent on the next one.
+    /// Holds up the next command for as long, and what follows it on the same connection. A client
+    /// gives that connection up in the meantime and closes it by `CLIENT KILL`, so that the command
+    /// never arrives. Where it [may not](Self::forbid_kill), the command arrives after those that the
+    /// client has sent on its next connection.
     pub fn deliver_late(&self, late: Duration) {
         self.server.set_late(late);
     }
 
     /// Closes all connections. What has not arrived is lost. Clients connect again at once.
     pub fn cut(&self) {
-        self.server.cut();
+        self.server.cut_all();
     }
 
     /// Restarts the server with all its data. It votes at once only for clients that are
@@ -246,6 +248,23 @@ impl Node {
     #[must_use]
     pub fn on_the_way(&self) -> usize {
         self.server.on_the_way()
+    }
+
+    /// Has the server forget the scripts that it was sent, as `SCRIPT FLUSH` does.
+    pub fn forget_scripts(&self) {
+        self.server.forget_scripts();
+    }
+
+    /// Breaks a connection after so many more calls have arrived on any: what was sent behind them
+    /// is lost.
+    pub fn tear_after(&self, calls: usize) {
+        self.server.tear_after(calls);
+    }
+
+    /// Forbids new connections the commands `CLIENT ID` and `CLIENT KILL`: what was sent on a
+    /// connection that was given up may arrive later.
+    pub fn forbid_kill(&self) {
+        self.server.forbid_kill();
     }
 
     /// By how many millionths the server's clock runs too fast.

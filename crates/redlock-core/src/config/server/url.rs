@@ -1,7 +1,7 @@
 //! A server as a URL, and what may be shown of one that is none.
 
 use ::url::Url;
-use redis::IntoConnectionInfo;
+use percent_encoding::percent_decode_str;
 
 use super::{DEFAULT_PORT, Endpoint, Fault, Server, checked_host, non_empty};
 
@@ -50,11 +50,10 @@ impl Server {
             number => parse_database(number)?,
         };
         let port = url.port().unwrap_or(DEFAULT_PORT);
-        let info = url.into_connection_info().map_err(|error| error.to_string())?;
-        let login = info.redis_settings();
+        let password = url.password().map_or(Ok(String::new()), decoded)?;
         Ok(Self {
-            username: login.username().and_then(|name| non_empty(name.into())),
-            password: login.password().and_then(|password| non_empty(password.into())),
+            username: non_empty(decoded(url.username())?),
+            password: non_empty(password),
             ..Self::at(Endpoint::Tcp { host, port: DEFAULT_PORT, tls })
                 .database(database)
                 .port(port)
@@ -84,6 +83,12 @@ impl Server {
     fn parse_unix(_: &Url) -> Result<Self, String> {
         Err("this system has no Unix domain sockets: write redis://host:6379".into())
     }
+}
+
+fn decoded(login: &str) -> Result<String, String> {
+    let decoded = percent_decode_str(login).decode_utf8();
+    let decoded = decoded.map_err(|_| "user and password are no UTF-8 when they are decoded")?;
+    Ok(decoded.into_owned())
 }
 
 fn parse_database(number: &str) -> Result<u32, String> {
@@ -148,7 +153,7 @@ fn is_port(host: &str, tail: &str) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::tests::{info, refusal};
+    use super::super::tests::{checked, refusal};
     use super::*;
 
     #[test]
@@ -203,8 +208,8 @@ mod tests {
         fn any_encoded_password_is_understood(password in "\\PC{1,20}") {
             let encoded: String =
                 password.bytes().map(|byte| format!("%{byte:02X}")).collect();
-            let info = info(format!("redis://u:{encoded}@h"));
-            prop_assert_eq!(info.redis_settings().password(), Some(&*password));
+            let checked = checked(format!("redis://u:{encoded}@h"));
+            prop_assert_eq!(checked.password.as_deref(), Some(&*password));
         }
     }
 }

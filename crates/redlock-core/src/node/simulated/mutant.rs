@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use parking_lot::Mutex;
 use twox_hash::XxHash3_64;
 
+pub use crate::node::link::LaneMistake;
 use crate::node::{Command, Op};
 use crate::protocol::fence::Counter;
 use crate::protocol::quorum::{NodeAnswer, Vote};
@@ -28,12 +29,12 @@ pub enum Mutant {
     OneToken,
     /// M8: a lock that was not won is released only where it is known to be set.
     ReleaseGrantedOnly,
-    /// M9: what is released after its connection was given up is not made void.
-    NoTombstone,
     /// M10: half of the servers count as a majority.
     HalfQuorum,
     /// M13: extending a key that is gone sets it again.
     ExtendRecreates,
+    /// M9, M16 to M18: a mistake in the lane.
+    Lane(LaneMistake),
 }
 
 impl Mutant {

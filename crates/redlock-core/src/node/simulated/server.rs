@@ -1,5 +1,6 @@
 //! The simulated server: its data, its clock, and its faults.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use super::mutant::Mutant;
 use crate::key::Key;
 use crate::node::Op;
 use crate::node::dataset::{Asked, Dataset, Introduction};
+use crate::node::link::ConnectionId;
+use crate::node::wire::{Reply, ScriptBy};
 use crate::protocol::quorum::{NodeAnswer, Vote};
 use crate::token::Token;
 
@@ -37,6 +40,16 @@ struct State {
     rate_ppm: i64,
     /// How often all connections were cut.
     cuts: u64,
+    /// How often the server was started again.
+    restarts: u64,
+    /// How many connections it ever had.
+    connections: i64,
+    /// Connections that were closed by `CLIENT KILL`.
+    killed: HashSet<i64>,
+    /// The user may not ask for the number of a connection, nor close one.
+    forbids_kill: bool,
+    /// Scripts that it was sent and has lost: the one that looks at the record, and the other.
+    forgot_scripts: [bool; 2],
     on_the_way: usize,
     provisioned: bool,
 }
@@ -49,15 +62,25 @@ struct Faults {
     lose_replies: bool,
     /// What the next command is held up for.
     late: Option<Duration>,
+    /// So many calls arrive, then their connection breaks.
+    torn_after: Option<usize>,
     /// What was sent up to then is held up no more.
     healed: Option<Instant>,
+}
+
+/// One end of a connection, as the server knows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Accepted {
+    number: i64,
+    /// How often all connections had been cut when it began.
+    cuts: u64,
 }
 
 /// Something on its way to the server.
 #[derive(Debug)]
 pub(super) struct Parcel {
     server: Arc<Server>,
-    cuts: u64,
+    connection: Accepted,
     sent: Instant,
     /// What the client's clock showed, which is right.
     said: u64,
@@ -71,16 +94,27 @@ pub(super) struct Parcel {
 pub(super) enum Content {
     /// The greeting of a new connection.
     Hello,
-    Commands(Vec<Asked>),
+    /// Looks for the record of the server, or begins it.
+    Provision { dry: bool },
+    /// A script that looks at the record first.
+    Guarded(Vec<Asked>, ScriptBy),
+    /// A script that does not.
+    Script(Vec<Asked>, ScriptBy),
+    /// Commands without a script.
+    Plain(Vec<Asked>),
+    /// Closes another connection.
+    Kill(i64),
 }
 
 /// What comes of a parcel.
 #[derive(Debug)]
 pub(super) enum Arrival {
-    /// It was executed: the answer, and how long that is on the way.
-    Executed(Vec<Vote>, Duration),
-    /// There will be no answer. The command may have been executed.
+    /// It was executed: the replies, and how long they are on the way.
+    Executed(Vec<Reply>, Duration),
+    /// It was lost on its way, and so is all that follows it on the connection.
     Lost,
+    /// It was executed, and the reply was lost, with all that follow it on the connection.
+    Unanswered,
     /// The connection was cut before it arrived.
     Cut,
 }
@@ -152,7 +186,7 @@ impl Server {
         self.change(|state| state.ahead_micros = state.ahead_micros.saturating_add(micros));
     }
 
-    pub(crate) fn cut(&self) {
+    pub(crate) fn cut_all(&self) {
         self.change(|state| state.cuts += 1);
     }
 
@@ -163,6 +197,7 @@ impl Server {
     pub(crate) fn restart(&self, keep_data: bool) {
         self.change(|state| {
             state.cuts += 1;
+            state.restarts += 1;
             state.dataset.restart();
             if !keep_data {
                 state.dataset.flush();
@@ -175,36 +210,58 @@ impl Server {
         self.change(|state| state.faults = Faults { healed, ..Faults::default() });
     }
 
-    /// How often its connections were cut so far: a new one lives until that changes.
-    pub(super) fn cuts(&self) -> u64 {
-        self.state.lock().cuts
+    pub(crate) fn forbid_kill(&self) {
+        self.change(|state| state.forbids_kill = true);
     }
 
-    /// Waits until the connections that were there at `cuts` are gone.
-    pub(super) async fn cut_after(&self, cuts: u64) {
+    pub(crate) fn forget_scripts(&self) {
+        self.change(|state| state.forgot_scripts = [true; 2]);
+    }
+
+    pub(crate) fn tear_after(&self, calls: usize) {
+        self.change(|state| state.faults.torn_after = Some(calls));
+    }
+
+    /// Accepts a connection.
+    pub(super) fn accept(&self) -> Accepted {
+        let mut state = self.state.lock();
+        state.connections += 1;
+        Accepted { number: state.connections, cuts: state.cuts }
+    }
+
+    /// What the server answers to `CLIENT ID`.
+    pub(super) fn id_of(&self, connection: Accepted) -> Option<ConnectionId> {
+        let state = self.state.lock();
+        let run_id = || format!("{}-{}", self.address, state.restarts).into();
+        (!state.forbids_kill)
+            .then(|| ConnectionId { run_id: run_id(), client_id: connection.number })
+    }
+
+    /// Waits until the connection is gone.
+    pub(super) async fn cut(self: &Arc<Self>, connection: Accepted) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.cuts() != cuts {
+            if self.state.lock().has_cut(connection) {
                 return;
             }
             changed.await;
         }
     }
 
-    /// Sends something off on a connection that was there at `cuts`.
-    pub(super) fn send(self: &Arc<Self>, content: Content, cuts: u64) -> Parcel {
+    /// Sends something off on a connection.
+    pub(super) fn send(self: &Arc<Self>, content: Content, connection: Accepted) -> Parcel {
         let mut state = self.state.lock();
         let sent = Instant::now();
         let late = match content {
-            Content::Hello => None,
-            Content::Commands(_) => state.faults.late.take(),
+            Content::Hello | Content::Kill(_) => None,
+            _ => state.faults.late.take(),
         };
         state.on_the_way += 1;
         Parcel {
             server: Arc::clone(self),
-            cuts,
+            connection,
             sent,
             said: right_micros(self.began),
             due: sent + state.faults.delay + late.unwrap_or_default(),
@@ -220,6 +277,10 @@ impl Server {
 }
 
 impl State {
+    fn has_cut(&self, connection: Accepted) -> bool {
+        self.cuts != connection.cuts || self.killed.contains(&connection.number)
+    }
+
     fn micros(&self, began: Instant) -> u64 {
         let elapsed = elapsed_micros(began);
         let fast = elapsed.saturating_mul(self.rate_ppm) / 1_000_000;
@@ -274,7 +335,7 @@ impl Parcel {
     ) -> Result<Arrival, Obstacle> {
         let mut state = self.server.state.lock();
         let state = &mut *state;
-        if state.cuts != self.cuts {
+        if state.has_cut(self.connection) {
             return Ok(Arrival::Cut);
         }
         if self.lost {
@@ -287,26 +348,69 @@ impl Parcel {
         if state.faults.paused {
             return Err(Obstacle::Pause);
         }
+        if let Some(left) = &mut state.faults.torn_after {
+            match left.checked_sub(1) {
+                Some(fewer) => *left = fewer,
+                None => {
+                    state.faults.torn_after = None;
+                    state.killed.insert(self.connection.number);
+                    return Ok(Arrival::Cut);
+                }
+            }
+        }
+        let replies = self.execute(state, introduction, mutant);
+        if state.faults.lose_replies {
+            return Ok(Arrival::Unanswered);
+        }
+        Ok(Arrival::Executed(replies, state.faults.delay))
+    }
+
+    fn execute(
+        &self,
+        state: &mut State,
+        introduction: Option<&Introduction>,
+        mutant: Option<Mutant>,
+    ) -> Vec<Reply> {
         let micros = state.micros(self.server.began);
+        if let Content::Guarded(call, by) | Content::Script(call, by) = &self.content {
+            let is_guarded = matches!(self.content, Content::Guarded(..));
+            let forgot = &mut state.forgot_scripts[usize::from(is_guarded)];
+            match by {
+                ScriptBy::Hash if *forgot => return vec![Reply::Again; call.len()],
+                ScriptBy::Hash => {}
+                ScriptBy::Source => *forgot = false,
+            }
+        }
         let dataset = &mut state.dataset;
-        let votes = match &self.content {
-            Content::Hello => Vec::new(),
-            Content::Commands(batch) => {
-                let mut votes = dataset.run(introduction, self.said, micros, batch);
+        let votes = match (&self.content, introduction) {
+            (Content::Hello, _) => Vec::new(),
+            (Content::Kill(number), _) => {
+                state.killed.insert(*number);
+                self.server.changed.notify_waiters();
+                Vec::new()
+            }
+            (Content::Provision { dry }, Some(introduction)) => {
+                vec![dataset.provision(introduction, *dry).into()]
+            }
+            (Content::Provision { .. }, None) => {
+                vec![NodeAnswer::Held { label: None, remaining: None }.into()]
+            }
+            (Content::Guarded(call, _), Some(introduction)) => {
+                let mut votes = dataset.run_guarded(introduction, self.said, micros, call);
                 match mutant {
                     Some(Mutant::ExtendRecreates) => {
-                        recreate(dataset, introduction, micros, batch, &mut votes);
+                        recreate(dataset, Some(introduction), micros, call, &mut votes);
                     }
-                    Some(Mutant::ConfirmByAnybody) => confirm(dataset, batch, &mut votes),
+                    Some(Mutant::ConfirmByAnybody) => confirm(dataset, call, &mut votes),
                     _ => {}
                 }
                 votes
             }
+            (Content::Guarded(call, _) | Content::Script(call, _) | Content::Plain(call), _) => {
+                dataset.run_plain(micros, call)
+            }
         };
-        if state.faults.lose_replies {
-            return Ok(Arrival::Lost);
-        }
-        Ok(Arrival::Executed(votes, state.faults.delay))
+        votes.into_iter().map(Reply::Vote).collect()
     }
 }
 

@@ -1,0 +1,192 @@
+//! A call: one or more commands that a server answers together.
+//!
+//! All releases of a batch are one call of a script, which costs a server about as much as the
+//! deletions alone; so are all votes in the guarded mode. Releases go out behind later commands,
+//! unless one of these is about the same key: commands of one key never overtake each other. The
+//! release of a lock and the acquisition of the next one are one call, so that nobody else gets the
+//! key in between.
+
+use std::iter::once;
+use std::time::Duration;
+
+use super::guarded;
+use super::link::{ConnectionId, Dialect};
+use super::mailbox::PendingRelease;
+use super::wire::{self, NativeDelete, ScriptBy};
+use super::{Command, Op};
+
+/// What a server is asked in one piece.
+#[derive(Debug)]
+pub(super) enum Call {
+    Single(Command),
+    Releases(Vec<Command>),
+    Succession {
+        release: Command,
+        acquire: Command,
+        ttl: Duration,
+    },
+    Guarded(Vec<Command>),
+    /// Releases whose commands were answered long ago. What they undo may still be on the way on
+    /// another connection.
+    PendingReleases(Vec<PendingRelease>),
+    /// Closes an earlier connection, so that nothing more is run that was sent on it.
+    Kill(ConnectionId),
+}
+
+impl Call {
+    /// The calls that run `commands` in an order that keeps those of each key.
+    pub(super) fn of(commands: Vec<Command>, by: ScriptBy, dialect: Dialect) -> Vec<Self> {
+        match dialect {
+            Dialect::Guarded => guarded(commands, by),
+            Dialect::Plain { native_delete } => plain(commands, by, native_delete),
+        }
+    }
+
+    /// The commands that wait for an answer, in the order of their replies.
+    #[cfg(feature = "test-util")]
+    pub(super) fn commands(&self) -> impl Iterator<Item = &Command> {
+        let (first, second, others): (_, _, &[Command]) = match self {
+            Self::Single(command) => (Some(command), None, &[]),
+            Self::Succession { release, acquire, .. } => (Some(release), Some(acquire), &[]),
+            Self::Releases(commands) | Self::Guarded(commands) => (None, None, commands),
+            Self::PendingReleases(_) | Self::Kill(_) => (None, None, &[]),
+        };
+        first.into_iter().chain(second).chain(others)
+    }
+
+    /// The same, to be answered.
+    pub(super) fn into_commands(self) -> Vec<Command> {
+        match self {
+            Self::Single(command) => vec![command],
+            Self::Succession { release, acquire, .. } => vec![release, acquire],
+            Self::Releases(commands) | Self::Guarded(commands) => commands,
+            Self::PendingReleases(_) | Self::Kill(_) => Vec::new(),
+        }
+    }
+
+    /// The same releases, each as a call of its own.
+    pub(super) fn singly(releases: Vec<PendingRelease>) -> Vec<Self> {
+        releases.into_iter().map(|one| Self::PendingReleases(vec![one])).collect()
+    }
+}
+
+/// One call runs all votes. Only the record of a server is begun by a call of its own: checking
+/// whether the server may vote would begin it, too.
+fn guarded(commands: Vec<Command>, by: ScriptBy) -> Vec<Call> {
+    let mut calls = Vec::with_capacity(2);
+    let mut votes = Vec::with_capacity(commands.len());
+    let mut releases = Vec::new();
+    let last = commands.iter().map(|one| (guarded::is_no_vote(one.op), &one.key));
+    let may_go_last = wire::may_go_last(last);
+    for (command, may_go_last) in commands.into_iter().zip(may_go_last) {
+        if let Op::Provision { .. } = command.op {
+            calls.push(Call::Single(command));
+        } else if may_go_last {
+            releases.push(command);
+        } else {
+            votes.push(command);
+        }
+    }
+    if !votes.is_empty() {
+        calls.push(Call::Guarded(votes));
+    }
+    calls.extend(together(releases, by));
+    calls
+}
+
+/// One call for all, or one for each if the script is sent in full.
+fn together(releases: Vec<Command>, by: ScriptBy) -> Vec<Call> {
+    match by {
+        ScriptBy::Hash if releases.is_empty() => Vec::new(),
+        ScriptBy::Hash => once(Call::Releases(releases)).collect(),
+        ScriptBy::Source => {
+            releases.into_iter().map(|release| Call::Releases(vec![release])).collect()
+        }
+    }
+}
+
+/// Gathers the releases that no later command of their key follows.
+fn plain(commands: Vec<Command>, by: ScriptBy, native: Option<NativeDelete>) -> Vec<Call> {
+    let last = commands.iter().map(|one| (wire::is_release_call(one.op, native), &one.key));
+    let may_go_last = wire::may_go_last(last);
+    let mut calls = Vec::with_capacity(commands.len());
+    let mut releases = Vec::new();
+    let mut commands = commands.into_iter().zip(may_go_last).peekable();
+    while let Some((command, may_go_last)) = commands.next() {
+        let ttl = commands.peek().and_then(|(next, _)| wire::succession(&command, next));
+        match ttl.and_then(|ttl| Some((ttl, commands.next()?))) {
+            Some((ttl, (acquire, _))) => {
+                calls.push(Call::Succession { release: command, acquire, ttl });
+            }
+            None if may_go_last => releases.push(command),
+            None if wire::is_release_call(command.op, native) => {
+                calls.push(Call::Releases(vec![command]));
+            }
+            None => calls.push(Call::Single(command)),
+        }
+    }
+    calls.extend(together(releases, by));
+    calls
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::key::Key;
+    use crate::round::{Round, Seat};
+    use crate::token::Token;
+
+    const ACQUIRE: Op = Op::Acquire { ttl: Duration::from_secs(1), proposal: 7 };
+
+    fn command(op: Op, key: &str) -> Command {
+        let token: Token = format!("t:{:032x}", 1).parse().unwrap();
+        let seat = Seat::new(Arc::new(Round::new(1)), 0);
+        Command { op, key: Key::new(key).unwrap(), token, seat }
+    }
+
+    /// The operations of each call that these commands become.
+    fn calls_of(dialect: Dialect, commands: &[(Op, &str)], by: ScriptBy) -> Vec<Vec<Op>> {
+        let commands = commands.iter().map(|(op, key)| command(*op, key)).collect();
+        let ops = |call: Call| call.into_commands().iter().map(|one| one.op).collect();
+        Call::of(commands, by, dialect).into_iter().map(ops).collect()
+    }
+
+    #[test]
+    fn votes_are_one_call_and_releases_another_but_for_those_of_a_key_that_is_asked_for_later() {
+        let commands = [
+            (Op::Release, "a"),
+            (ACQUIRE, "b"),
+            (Op::Reclaim, "c"),
+            (ACQUIRE, "a"),
+            (Op::Inspect, "d"),
+            (Op::Void, "e"),
+            (Op::Release, "b"),
+        ];
+        let votes = vec![Op::Release, ACQUIRE, ACQUIRE, Op::Void];
+        let together = [votes.clone(), vec![Op::Reclaim, Op::Inspect, Op::Release]];
+        assert_eq!(calls_of(Dialect::Guarded, &commands, ScriptBy::Hash), together);
+        let singly = [votes, vec![Op::Reclaim], vec![Op::Inspect], vec![Op::Release]];
+        assert_eq!(calls_of(Dialect::Guarded, &commands, ScriptBy::Source), singly);
+    }
+
+    #[test]
+    fn plain_releases_are_one_call_but_for_those_of_a_key_that_is_asked_for_later() {
+        let plain = Dialect::Plain { native_delete: None };
+        let commands = [
+            (Op::Release, "a"),
+            (ACQUIRE, "b"),
+            (ACQUIRE, "a"),
+            (Op::Release, "c"),
+            (ACQUIRE, "c"),
+            (Op::Release, "d"),
+            (Op::Release, "b"),
+        ];
+        let votes = [vec![Op::Release], vec![ACQUIRE], vec![ACQUIRE], vec![Op::Release, ACQUIRE]];
+        let together = [&votes[..], &[vec![Op::Release; 2]]].concat();
+        assert_eq!(calls_of(plain, &commands, ScriptBy::Hash), together);
+        let singly = [&votes[..], &[vec![Op::Release], vec![Op::Release]]].concat();
+        assert_eq!(calls_of(plain, &commands, ScriptBy::Source), singly);
+    }
+}
