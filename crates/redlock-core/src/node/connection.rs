@@ -105,15 +105,18 @@ impl Connection {
                 hello.arg("HELLO").arg("3").arg("AUTH").arg(user).arg(&**password);
             }
         }
-        let mut answers = 1;
-        if server.database > 0 {
-            requests.command(2).arg("SELECT").number(server.database);
-            answers += 1;
+        let database = server.database;
+        if database > 0 {
+            requests.command(2).arg("SELECT").number(database);
         }
-        for _ in 0..answers {
-            if let Frame::Error(error) = connection.reply().await? {
-                return Err(Cause::refused(error));
-            }
+        if let Frame::Error(error) = connection.reply().await? {
+            return Err(Cause::refused(error));
+        }
+        if database > 0
+            && let Frame::Error(error) = connection.reply().await?
+        {
+            let text = String::from_utf8_lossy(error);
+            return Err(Cause(format!("database {database} can't be selected ({text})").into()));
         }
         Ok(connection)
     }
