@@ -1,19 +1,19 @@
-//! What the servers and the client could do at best: the commands of a lock in bare pipelines.
+//! What the servers and the client could do at best: the commands of a lock on bare sockets.
 //!
 //! A cycle sends each node the same two commands as this library does in its plain mode, in
-//! batches over one connection, and goes on at the majority. There is no lock logic: no answer is
-//! looked at, nothing is renewed, nothing cleaned up.
+//! batches over one connection, and goes on at the majority. One task for each node writes and reads
+//! its socket. There is no lock logic: replies are only counted, nothing is renewed or cleaned up.
 
+use std::collections::VecDeque;
+use std::io::Write;
 use std::mem::take;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
 use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::{Client, IntoConnectionInfo, Pipeline, RedisResult, Script};
+use redis::{Client, IntoConnectionInfo, Script};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -23,13 +23,13 @@ const RELEASE: &str = include_str!("../../redlock-core/src/node/scripts/release.
 
 const LARGEST_BATCH: usize = 256;
 
-const TTL_MILLIS: u64 = 10_000;
+const TTL_MILLIS: &str = "10000";
 
 /// Connections, each with a task that ends with this value.
 #[derive(Debug)]
 pub(crate) struct Limit {
     nodes: Vec<mpsc::UnboundedSender<Posted>>,
-    _tasks: JoinSet<RedisResult<()>>,
+    _tasks: JoinSet<Result<()>>,
 }
 
 #[derive(Debug)]
@@ -60,10 +60,12 @@ impl Limit {
     pub(crate) async fn connect(urls: &[String], window: usize) -> Result<Self> {
         let (mut nodes, mut tasks) = (Vec::new(), JoinSet::new());
         for url in urls {
-            let nodelay = TcpSettings::default().set_nodelay(true);
-            let server = url.as_str().into_connection_info()?.set_tcp_settings(nodelay);
-            let mut connection = Client::open(server)?.get_multiplexed_async_connection().await?;
-            let release = Script::new(RELEASE).prepare_invoke().load_async(&mut connection).await?;
+            let client = Client::open(url.as_str())?;
+            let mut loading = client.get_multiplexed_async_connection().await?;
+            let release = Script::new(RELEASE).prepare_invoke().load_async(&mut loading).await?;
+            let address = url.as_str().into_connection_info()?.addr().to_string();
+            let connection = TcpStream::connect(address).await?;
+            connection.set_nodelay(true)?;
             let (sender, inbox) = mpsc::unbounded_channel();
             tasks.spawn(serve(connection, release, window, inbox));
             nodes.push(sender);
@@ -119,53 +121,74 @@ impl Round {
     }
 }
 
-/// Sends what has gathered while as many batches as may be were on the way.
+/// Sends what has gathered while fewer batches than `window` are on the way.
 async fn serve(
-    connection: MultiplexedConnection,
+    mut connection: TcpStream,
     release: String,
     window: usize,
     mut inbox: mpsc::UnboundedReceiver<Posted>,
-) -> RedisResult<()> {
-    let mut gathered = Vec::new();
-    let mut on_the_way = FuturesOrdered::new();
+) -> Result<()> {
+    let (mut reading, mut writing) = connection.split();
+    let (mut gathered, mut requests, mut replies) = (Vec::new(), Vec::new(), vec![0; 64 << 10]);
+    let mut on_the_way: VecDeque<(Vec<Posted>, usize)> = VecDeque::new();
     loop {
         tokio::select! {
-            Some(answered) = on_the_way.next() => {
-                let answered: Vec<Posted> = answered?;
-                answered.iter().for_each(|posted| posted.round.answer());
+            read = reading.read(&mut replies), if !on_the_way.is_empty() => {
+                let mut lines = replies[..read?].iter().filter(|byte| **byte == b'\n').count();
+                while let Some((batch, missing)) = on_the_way.front_mut() {
+                    if lines < *missing {
+                        *missing -= lines;
+                        break;
+                    }
+                    lines -= *missing;
+                    batch.iter().for_each(|posted| posted.round.answer());
+                    on_the_way.pop_front();
+                }
             }
             count = inbox.recv_many(&mut gathered, LARGEST_BATCH), if on_the_way.len() < window => {
                 if count == 0 {
                     return Ok(());
                 }
-                let (batch, mut connection) = (take(&mut gathered), connection.clone());
-                let pipeline = pipeline(&batch, &release);
-                on_the_way.push_back(async move {
-                    pipeline.exec_async(&mut connection).await?;
-                    RedisResult::Ok(batch)
-                });
+                let batch = take(&mut gathered);
+                let lines = write_batch(&batch, &release, &mut requests)?;
+                writing.write_all(&requests).await?;
+                requests.clear();
+                on_the_way.push_back((batch, lines));
             }
         }
     }
 }
 
-/// All releases are one call: so they are with this library.
-fn pipeline(batch: &[Posted], release: &str) -> Pipeline {
-    let mut pipeline = Pipeline::with_capacity(batch.len());
-    for Posted { key, token, .. } in batch.iter().filter(|posted| posted.command == Command::Lock) {
-        let set = pipeline.cmd("SET").arg(&**key).arg(&**token);
-        set.arg("NX").arg("PX").arg(TTL_MILLIS);
+/// All releases are one call: so they are with this library. Returns how many lines the replies
+/// have: one for each lock, and one more for the call than there are releases.
+fn write_batch(batch: &[Posted], release: &str, requests: &mut Vec<u8>) -> Result<usize> {
+    let locks = batch.iter().filter(|posted| posted.command == Command::Lock);
+    let mut lines = 0;
+    for Posted { key, token, .. } in locks {
+        write!(requests, "*6\r\n$3\r\nSET\r\n")?;
+        argument(requests, key)?;
+        argument(requests, token)?;
+        write!(requests, "$2\r\nNX\r\n$2\r\nPX\r\n")?;
+        argument(requests, TTL_MILLIS)?;
+        lines += 1;
     }
     let releases = || batch.iter().filter(|posted| posted.command == Command::Release);
     let count = releases().count();
     if count > 0 {
-        let call = pipeline.cmd("EVALSHA").arg(release).arg(count);
-        releases().for_each(|posted| {
-            call.arg(&*posted.key);
-        });
-        releases().for_each(|posted| {
-            call.arg(&*posted.token);
-        });
+        write!(requests, "*{}\r\n$7\r\nEVALSHA\r\n", 3 + 2 * count)?;
+        argument(requests, release)?;
+        argument(requests, &count.to_string())?;
+        for posted in releases() {
+            argument(requests, &posted.key)?;
+        }
+        for posted in releases() {
+            argument(requests, &posted.token)?;
+        }
+        lines += 1 + count;
     }
-    pipeline
+    Ok(lines)
+}
+
+fn argument(requests: &mut Vec<u8>, argument: &str) -> Result<()> {
+    Ok(write!(requests, "${}\r\n{argument}\r\n", argument.len())?)
 }
