@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::error::{LockError, NodeReport};
@@ -86,7 +87,7 @@ impl Group {
     }
 
     /// Where `acquired` may have set the key.
-    fn touched(acquired: &Round) -> Vec<bool> {
+    fn touched(acquired: &Round) -> SmallVec<[bool; 8]> {
         acquired
             .inspect(|ballot| ballot.answers().iter().map(NodeAnswer::may_have_executed).collect())
     }

@@ -1,6 +1,5 @@
 //! A batch: commands that go out together.
 
-use std::collections::VecDeque;
 use std::mem::take;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -8,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::time::Instant;
 
 use super::Command;
-use super::call::Call;
+use super::call::{Call, Calls};
 use super::connection::Cause;
 use super::link::Link;
 use super::mailbox::Mailbox;
@@ -20,7 +19,7 @@ use crate::protocol::quorum::NodeAnswer;
 pub(super) struct Batch<'l> {
     mailbox: &'l Mailbox,
     /// Those without a reply, the oldest first.
-    calls: VecDeque<Call>,
+    calls: Calls,
     by: ScriptBy,
     answered: usize,
     /// Why the server can't vote any more.
@@ -48,7 +47,7 @@ impl<'l> Batch<'l> {
         by: ScriptBy,
     ) -> Self {
         let mut batch = Self::of(mailbox, by);
-        batch.calls = Call::of(commands, by, link.dialect()).into();
+        batch.calls = Call::of(commands, by, link.dialect());
         for call in &batch.calls {
             link.write(call, by);
         }
@@ -58,7 +57,7 @@ impl<'l> Batch<'l> {
     /// A batch without commands.
     pub(super) fn of(mailbox: &'l Mailbox, by: ScriptBy) -> Self {
         let fate = NodeAnswer::Failed("its connection task ended".into());
-        let (calls, sent) = (VecDeque::new(), Instant::now());
+        let (calls, sent) = (Calls::new(), Instant::now());
         Self { mailbox, calls, by, answered: 0, unfit: None, sent, fate }
     }
 

@@ -6,7 +6,7 @@
 //! release of a lock and the acquisition of the next one are one call, so that nobody else gets the
 //! key in between.
 
-use std::iter::once;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::guarded;
@@ -33,9 +33,12 @@ pub(super) enum Call {
     Kill(ConnectionId),
 }
 
+/// Calls that wait for a reply, the oldest first.
+pub(super) type Calls = VecDeque<Call>;
+
 impl Call {
     /// The calls that run `commands` in an order that keeps those of each key.
-    pub(super) fn of(commands: Vec<Command>, by: ScriptBy, dialect: Dialect) -> Vec<Self> {
+    pub(super) fn of(commands: Vec<Command>, by: ScriptBy, dialect: Dialect) -> Calls {
         match dialect {
             Dialect::Guarded => guarded(commands, by),
             Dialect::Plain { native_delete } => plain(commands, by, native_delete),
@@ -72,15 +75,15 @@ impl Call {
 
 /// One call runs all votes. Only the record of a server is begun by a call of its own: checking
 /// whether the server may vote would begin it, too.
-fn guarded(commands: Vec<Command>, by: ScriptBy) -> Vec<Call> {
-    let mut calls = Vec::with_capacity(2);
-    let mut votes = Vec::with_capacity(commands.len());
+fn guarded(commands: Vec<Command>, by: ScriptBy) -> Calls {
+    let mut calls = Calls::with_capacity(2);
+    let mut votes = Vec::new();
     let mut releases = Vec::new();
     let last = commands.iter().map(|one| (guarded::is_no_vote(one.op), &one.key));
     let may_go_last = wire::may_go_last(last);
     for (command, may_go_last) in commands.into_iter().zip(may_go_last) {
         if let Op::Provision { .. } = command.op {
-            calls.push(Call::Single(command));
+            calls.push_back(Call::Single(command));
         } else if may_go_last {
             releases.push(command);
         } else {
@@ -88,44 +91,44 @@ fn guarded(commands: Vec<Command>, by: ScriptBy) -> Vec<Call> {
         }
     }
     if !votes.is_empty() {
-        calls.push(Call::Guarded(votes));
+        calls.push_back(Call::Guarded(votes));
     }
-    calls.extend(together(releases, by));
+    push_releases(&mut calls, releases, by);
     calls
 }
 
 /// One call for all, or one for each if the script is sent in full.
-fn together(releases: Vec<Command>, by: ScriptBy) -> Vec<Call> {
+fn push_releases(calls: &mut Calls, releases: Vec<Command>, by: ScriptBy) {
     match by {
-        ScriptBy::Hash if releases.is_empty() => Vec::new(),
-        ScriptBy::Hash => once(Call::Releases(releases)).collect(),
+        ScriptBy::Hash if releases.is_empty() => {}
+        ScriptBy::Hash => calls.push_back(Call::Releases(releases)),
         ScriptBy::Source => {
-            releases.into_iter().map(|release| Call::Releases(vec![release])).collect()
+            calls.extend(releases.into_iter().map(|release| Call::Releases(vec![release])));
         }
     }
 }
 
 /// Gathers the releases that no later command of their key follows.
-fn plain(commands: Vec<Command>, by: ScriptBy, native: Option<NativeDelete>) -> Vec<Call> {
+fn plain(commands: Vec<Command>, by: ScriptBy, native: Option<NativeDelete>) -> Calls {
     let last = commands.iter().map(|one| (wire::is_release_call(one.op, native), &one.key));
     let may_go_last = wire::may_go_last(last);
-    let mut calls = Vec::with_capacity(commands.len());
+    let mut calls = Calls::with_capacity(commands.len());
     let mut releases = Vec::new();
     let mut commands = commands.into_iter().zip(may_go_last).peekable();
     while let Some((command, may_go_last)) = commands.next() {
         let ttl = commands.peek().and_then(|(next, _)| wire::succession(&command, next));
         match ttl.and_then(|ttl| Some((ttl, commands.next()?))) {
             Some((ttl, (acquire, _))) => {
-                calls.push(Call::Succession { release: command, acquire, ttl });
+                calls.push_back(Call::Succession { release: command, acquire, ttl });
             }
             None if may_go_last => releases.push(command),
             None if wire::is_release_call(command.op, native) => {
-                calls.push(Call::Releases(vec![command]));
+                calls.push_back(Call::Releases(vec![command]));
             }
-            None => calls.push(Call::Single(command)),
+            None => calls.push_back(Call::Single(command)),
         }
     }
-    calls.extend(together(releases, by));
+    push_releases(&mut calls, releases, by);
     calls
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use base16ct::lower;
 use foldhash::{HashSet, HashSetExt};
 use sha1::{Digest, Sha1};
+use smallvec::SmallVec;
 
 use super::call::Call;
 use super::guarded::{self, Guarding};
@@ -176,13 +177,26 @@ pub(super) fn encode(
 /// no later command of the same key follows.
 pub(super) fn may_go_last<'k>(
     commands: impl DoubleEndedIterator<Item = (bool, &'k Key)> + ExactSizeIterator,
-) -> Vec<bool> {
-    let mut followed = HashSet::with_capacity(commands.len());
-    let from_the_last = commands.rev().map(|(may, key)| followed.insert(key) && may);
-    let mut may: Vec<bool> = from_the_last.collect();
+) -> SmallVec<[bool; FEW]> {
+    let mut may: SmallVec<[bool; FEW]>;
+    if commands.len() <= FEW {
+        let mut followed = SmallVec::<[&Key; FEW]>::new();
+        let from_the_last = commands.rev().map(|(may, key)| {
+            let is_last = !followed.contains(&key);
+            followed.push(key);
+            is_last && may
+        });
+        may = from_the_last.collect();
+    } else {
+        let mut followed = HashSet::with_capacity(commands.len());
+        may = commands.rev().map(|(may, key)| followed.insert(key) && may).collect();
+    }
     may.reverse();
     may
 }
+
+/// So many keys are compared sooner than they are hashed.
+const FEW: usize = 8;
 
 /// For how long the key is set, if these are the release of a lock and the acquisition of the next.
 pub(super) fn succession(release: &Command, acquire: &Command) -> Option<Duration> {

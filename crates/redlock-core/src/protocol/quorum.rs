@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::{SmallVec, smallvec};
+
 /// How one node answered one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -160,12 +162,15 @@ pub(crate) const fn majority(nodes: usize) -> usize {
     nodes / 2 + 1
 }
 
+/// The answers of so many nodes take no allocation of their own.
+const USUAL_NODES: usize = 3;
+
 /// The answers to one command that was sent to every node of a group.
 #[derive(Debug)]
 pub(crate) struct Ballot {
-    answers: Box<[NodeAnswer]>,
+    answers: SmallVec<[NodeAnswer; USUAL_NODES]>,
     /// One per node, or none at all so far.
-    counters: Box<[Option<Counter>]>,
+    counters: SmallVec<[Option<Counter>; USUAL_NODES]>,
     granted: usize,
     denied: usize,
     failed: usize,
@@ -175,8 +180,8 @@ pub(crate) struct Ballot {
 impl Ballot {
     pub(crate) fn new(nodes: usize) -> Self {
         Self {
-            answers: vec![NodeAnswer::NoAnswer; nodes].into_boxed_slice(),
-            counters: Box::default(),
+            answers: smallvec![NodeAnswer::NoAnswer; nodes],
+            counters: SmallVec::new(),
             granted: 0,
             denied: 0,
             failed: 0,
@@ -211,7 +216,7 @@ impl Ballot {
 
     fn note_counter(&mut self, node: usize, counter: Counter) {
         if self.counters.is_empty() {
-            self.counters = vec![None; self.answers.len()].into();
+            self.counters.resize(self.answers.len(), None);
         }
         if let Some(slot) = self.counters.get_mut(node) {
             *slot = Some(counter);
