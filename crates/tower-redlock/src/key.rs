@@ -7,6 +7,8 @@ use http::request::Parts;
 use http::{HeaderName, StatusCode};
 use redlock_core::Key;
 
+pub use crate::path::normalized as normalized_path;
+
 /// A key function as a layer keeps it.
 pub(crate) type KeyFn = Arc<dyn Fn(&Parts) -> Result<Option<Key>, KeyRejection> + Send + Sync>;
 
@@ -171,14 +173,14 @@ pub fn header(name: &'static str) -> impl Fn(&Parts) -> Result<Key, KeyRejection
     }
 }
 
-/// The path of the request, without the query. Under axum the whole path, in nested routers too.
+/// The [path](normalized_path) of the request, without the query: one key for all spellings of it.
 pub fn path() -> impl Fn(&Parts) -> Key + Clone {
-    |parts| Key::hashed(full_path(parts))
+    |parts| Key::hashed(&*normalized_path(parts))
 }
 
-/// The method and the path of the request, such as `POST:/payments`.
+/// The method and the [path](normalized_path) of the request, such as `POST:/payments`.
 pub fn method_and_path() -> impl Fn(&Parts) -> Key + Clone {
-    |parts| Key::hashed(format!("{}:{}", parts.method, full_path(parts)))
+    |parts| Key::hashed(format!("{}:{}", parts.method, normalized_path(parts)))
 }
 
 /// What another key function yields, after a prefix and `:`.
@@ -202,18 +204,6 @@ where
         let key = key_fn(parts).into_resource_key()?;
         Ok(key.map(|key| Key::hashed([prefix.as_bytes(), b":", key.as_bytes()].concat())))
     }
-}
-
-#[cfg(feature = "axum")]
-pub(crate) fn full_path(parts: &Parts) -> &str {
-    // A nested router strips its prefix: /eu/orders and /us/orders would share a lock.
-    let original = parts.extensions.get::<axum::extract::OriginalUri>();
-    original.map_or_else(|| parts.uri.path(), |uri| uri.0.path())
-}
-
-#[cfg(not(feature = "axum"))]
-pub(crate) fn full_path(parts: &Parts) -> &str {
-    parts.uri.path()
 }
 
 #[cfg(test)]

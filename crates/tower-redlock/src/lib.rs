@@ -216,6 +216,7 @@ mod guides;
 pub mod idempotency;
 pub mod key;
 mod layer;
+mod path;
 mod rejection;
 mod scope;
 mod service;
