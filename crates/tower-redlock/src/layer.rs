@@ -65,12 +65,12 @@ impl RedlockLayer {
     /// ```
     /// use http::StatusCode;
     /// use redlock_core::Redlock;
-    /// use tower_redlock::RedlockLayer;
+    /// use tower_redlock::{RedlockLayer, key};
     ///
     /// RedlockLayer::new(Redlock::in_memory(), |parts: &http::request::Parts| {
     ///     let tenant = parts.headers.get("x-tenant").and_then(|tenant| tenant.to_str().ok());
     ///     tenant
-    ///         .map(|tenant| format!("{tenant}:{}", parts.uri.path()))
+    ///         .map(|tenant| format!("orders:{tenant}:{}", key::normalized_path(parts)))
     ///         .ok_or((StatusCode::UNAUTHORIZED, "send an X-Tenant"))
     /// });
     /// ```

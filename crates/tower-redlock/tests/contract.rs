@@ -62,7 +62,10 @@ async fn a_second_request_with_the_key_of_a_running_one_is_answered_423() {
 
     gate.open();
     assert_eq!(first.await.unwrap().status(), StatusCode::OK);
-    assert!(!is_held(&redlock, "k").await, "released before the response is yielded");
+    assert!(
+        !is_held(&redlock, "header:idempotency-key:k").await,
+        "released before the response is yielded"
+    );
     assert_eq!(send(app, with_key("/", "k")).await.status(), StatusCode::OK);
 }
 
@@ -116,7 +119,7 @@ async fn a_request_without_a_usable_key_is_refused_with_the_status_of_the_key_fu
 #[tokio::test]
 async fn other_methods_and_requests_without_a_key_lock_nothing() {
     let redlock = Redlock::in_memory();
-    let _held = redlock.lock("k").await.unwrap();
+    let _held = redlock.lock("header:idempotency-key:k").await.unwrap();
     let app = Router::new().route("/", any(|| async {}));
     let posts = app.clone().layer(keyed(&redlock).methods([Method::POST, Method::PUT]));
     assert_eq!(send(posts.clone(), Request::get("/")).await.status(), StatusCode::OK);
@@ -124,6 +127,21 @@ async fn other_methods_and_requests_without_a_key_lock_nothing() {
 
     let never = app.layer(RedlockLayer::new(redlock, |_: &http::request::Parts| None::<String>));
     assert_eq!(send(never, with_key("/", "k")).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_header_can_not_lock_a_resource_of_a_handler() {
+    let redlock = Redlock::in_memory();
+    let gate = Gate::default();
+    let app = Router::new()
+        .route("/payments", post(gate.handler()).layer(keyed(&redlock)))
+        .route("/accounts/{id}", post(|_: Locked<Path<AccountId>>| async {}))
+        .layer(RedlockLayer::scope_only(redlock));
+    let hostile = tokio::spawn(send(app.clone(), with_key("/payments", "account:7")));
+    gate.entered().await;
+    assert_eq!(send(app, Request::post("/accounts/7")).await.status(), StatusCode::OK);
+    gate.open();
+    assert_eq!(hostile.await.unwrap().status(), StatusCode::OK);
 }
 
 #[tokio::test]
@@ -149,7 +167,7 @@ async fn a_layer_that_asks_for_nonsense_is_500() {
 #[tokio::test]
 async fn rejections_can_be_changed_for_the_layer_and_for_extractors() {
     let redlock = Redlock::in_memory();
-    let _held = redlock.lock("k").await.unwrap();
+    let _held = redlock.lock("header:idempotency-key:k").await.unwrap();
     let _account = redlock.lock("account:7").await.unwrap();
     let layer = keyed(&redlock).methods([Method::POST]).on_rejection(|rejection| {
         let mut response = http::Response::new("busy");
@@ -291,7 +309,7 @@ async fn both(scope: LockScope, keys: [&'static str; 2]) -> Result<(), Rejection
 #[tokio::test]
 async fn nested_routers_lock_the_whole_path() {
     let redlock = Redlock::in_memory();
-    let _held = redlock.lock("/eu/orders").await.unwrap();
+    let _held = redlock.lock("path:/eu/orders").await.unwrap();
     let orders = Router::new()
         .route("/orders", get(|| async {}))
         .layer(RedlockLayer::new(redlock, key::path()));
