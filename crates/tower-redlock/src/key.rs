@@ -4,13 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 use redlock_core::Key;
 
 pub use crate::path::normalized as normalized_path;
 
 /// A key function as a layer keeps it.
 pub(crate) type KeyFn = Arc<dyn Fn(&Parts) -> Result<Option<Key>, KeyRejection> + Send + Sync>;
+
+/// Whether a layer derives a key for this method. By default it does for all but `OPTIONS`: a CORS
+/// preflight carries neither the headers of its request nor its work.
+pub(crate) fn is_selected(methods: Option<&[Method]>, method: &Method) -> bool {
+    methods.map_or(method != Method::OPTIONS, |methods| methods.contains(method))
+}
 
 /// What a key function may return.
 ///

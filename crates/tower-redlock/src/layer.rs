@@ -41,7 +41,7 @@ use crate::settings::{Disconnect, Hold, Lost, Settings};
 /// | [`wait`](Self::wait) | zero: a locked resource is answered with 423 at once |
 /// | [`renew`](Self::renew) | [`Renew::Yes`] |
 /// | [`max_hold`](Self::max_hold) | none |
-/// | [`methods`](Self::methods) | all |
+/// | [`methods`](Self::methods) | all but `OPTIONS`: a CORS preflight locks nothing |
 /// | [`hold`](Self::hold) | [`Hold::Response`] |
 /// | [`on_disconnect`](Self::on_disconnect) | [`Disconnect::Cancel`] |
 /// | [`on_lost`](Self::on_lost) | [`Lost::Abort`] |
@@ -121,8 +121,11 @@ impl RedlockLayer {
         self.set(|settings| settings.max_hold = Some(max_hold))
     }
 
-    /// Locks only requests with these methods; the key function is not asked about others.
-    /// Default: all methods.
+    /// Locks only requests with these methods. The key function is not called for others, which reach
+    /// the handler without a lock.
+    ///
+    /// Default: all but `OPTIONS`, because a CORS preflight carries neither the headers nor the work
+    /// of its request. Name the methods if a handler works on every method, as axum's `any` does.
     pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
         let methods = methods.into_iter().collect();
         self.set(|settings| settings.methods = Some(methods))

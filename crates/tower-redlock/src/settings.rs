@@ -8,7 +8,7 @@ use http::request::Parts;
 use redlock_core::{Key, Redlock, Renew, Request};
 
 use crate::detached::Detached;
-use crate::key::{KeyFn, KeyRejection};
+use crate::key::{KeyFn, KeyRejection, is_selected};
 use crate::rejection::{Rejection, Render};
 
 /// How long the lock of a request is held.
@@ -94,9 +94,9 @@ impl Settings {
 
     /// What the layer itself locks for a request.
     pub(crate) fn key_of(&self, parts: &Parts) -> Result<Option<Key>, KeyRejection> {
-        match &self.methods {
-            Some(methods) if !methods.contains(&parts.method) => Ok(None),
-            _ => (self.key_fn)(parts),
+        match is_selected(self.methods.as_deref(), &parts.method) {
+            true => (self.key_fn)(parts),
+            false => Ok(None),
         }
     }
 

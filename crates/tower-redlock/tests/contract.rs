@@ -14,9 +14,10 @@ use http::{Method, Request, StatusCode};
 use redlock_core::{Config, Key, Redlock};
 use serde::Deserialize;
 use support::{Gate, problem, send};
+use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};
 use tower_redlock::{
-    KeyRejection, LockResource, LockScope, Locked, LockedRejection, RedlockLayer, Rejection,
-    RejectionKind, key,
+    FenceLayer, KeyRejection, LockResource, LockScope, Locked, LockedRejection, MemoryFences,
+    RedlockLayer, Rejection, RejectionKind, key,
 };
 
 #[derive(Deserialize)]
@@ -127,6 +128,50 @@ async fn other_methods_and_requests_without_a_key_lock_nothing() {
 
     let never = app.layer(RedlockLayer::new(redlock, |_: &http::request::Parts| None::<String>));
     assert_eq!(send(never, with_key("/", "k")).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_preflight_needs_no_key_unless_its_method_is_named() {
+    let redlock = Redlock::in_memory();
+    let preflight = || {
+        Request::builder()
+            .method(Method::OPTIONS)
+            .uri("/")
+            .header("origin", "https://shop.example")
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "idempotency-key")
+    };
+    let app = Router::new().route("/", any(|| async {}));
+    let by_default = app.clone().layer(keyed(&redlock));
+    assert_eq!(send(by_default.clone(), preflight()).await.status(), StatusCode::OK);
+    for method in [Method::GET, Method::HEAD, Method::POST, Method::DELETE, Method::TRACE] {
+        let keyless = Request::builder().method(method.clone()).uri("/");
+        let response = send(by_default.clone(), keyless).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{method}");
+    }
+    let named = app.clone().layer(keyed(&redlock).methods([Method::OPTIONS]));
+    assert_eq!(send(named, preflight()).await.status(), StatusCode::BAD_REQUEST);
+
+    let fences = FenceLayer::new(MemoryFences::new(), key::path());
+    let fenced = app.clone().layer(fences.clone());
+    assert_eq!(send(fenced, preflight()).await.status(), StatusCode::OK);
+    let named = app.layer(fences.methods([Method::OPTIONS]));
+    assert_eq!(send(named, preflight()).await.status(), StatusCode::PRECONDITION_REQUIRED);
+}
+
+#[tokio::test]
+async fn an_idempotent_request_is_locked_with_every_method_that_is_named() {
+    let gate = Gate::default();
+    let layer = IdempotencyLayer::new(Redlock::in_memory(), MemoryRecords::new());
+    let layer = layer.methods([Method::OPTIONS]);
+    let app = Router::new().route("/", any(gate.handler())).layer(layer);
+    let request =
+        || Request::builder().method(Method::OPTIONS).uri("/").header("idempotency-key", "k");
+    let first = tokio::spawn(send(app.clone(), request()));
+    gate.entered().await;
+    assert_eq!(send(app, request()).await.status(), StatusCode::LOCKED);
+    gate.open();
+    assert_eq!(first.await.unwrap().status(), StatusCode::OK);
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use tower_service::Service;
 
 use super::FenceStore;
 use crate::body::ResponseBody;
-use crate::key::{IntoResourceKey, KeyFn};
+use crate::key::{IntoResourceKey, KeyFn, is_selected};
 use crate::rejection::{Rejection, Render};
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -76,7 +76,8 @@ impl FenceLayer {
         Self { settings: Settings { observe, key_fn, methods: None, render: None } }
     }
 
-    /// Checks only requests with these methods. Default: all methods.
+    /// Checks only requests with these methods. Default: all but `OPTIONS`, because a CORS preflight
+    /// carries no token.
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.settings.methods = Some(methods.into_iter().collect());
         self
@@ -96,7 +97,7 @@ impl FenceLayer {
 impl Settings {
     /// What is to be observed for a request, if anything is.
     fn fence(&self, parts: &Parts) -> Result<Option<(Key, FencingToken)>, Rejection> {
-        if self.methods.as_ref().is_some_and(|methods| !methods.contains(&parts.method)) {
+        if !is_selected(self.methods.as_deref(), &parts.method) {
             return Ok(None);
         }
         let Some(resource) = (self.key_fn)(parts)? else { return Ok(None) };

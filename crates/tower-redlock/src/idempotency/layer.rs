@@ -117,8 +117,10 @@ impl<T> IdempotencyLayer<T> {
 
     /// Only requests with these methods are looked at. Default: `POST` and `PATCH`, as others are
     /// idempotent by themselves.
-    pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
-        let methods = methods.into_iter().collect();
+    pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
+        let methods: Arc<[Method]> = methods.into_iter().collect();
+        // Also those that a lock layer leaves alone by default.
+        self.lock = self.lock.methods(methods.iter().cloned());
         self.set(|settings| settings.methods = methods)
     }
 
