@@ -128,6 +128,29 @@ impl Request {
         self.label = Some(label.into());
         self
     }
+
+    /// Checks the key, the time to live and the label without locking anything: for settings that are
+    /// read when a service starts.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use redlock_core::Redlock;
+    ///
+    /// let redlock = Redlock::in_memory();
+    /// let error = redlock.lock("report").ttl(Duration::from_secs(30)).check().unwrap_err();
+    /// assert!(error.to_string().contains("max_ttl"), "{error}");
+    /// assert!(redlock.lock("report").ttl(Duration::from_secs(5)).check().is_ok());
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid), as awaiting the request would return it.
+    pub fn check(&self) -> Result<(), LockError> {
+        self.key.clone().map_err(LockError::invalid)?;
+        self.service.config.usable_ttl(self.ttl).map_err(LockError::invalid)?;
+        self.usable_label()?;
+        Ok(())
+    }
 }
 
 impl IntoFuture for Request {

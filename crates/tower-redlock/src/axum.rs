@@ -28,6 +28,8 @@ use crate::scope::LockScope;
 ///         Key::hashed(format!("account:{}", self.0))
 ///     }
 /// }
+///
+/// assert_eq!(AccountId("7".into()).lock_key().as_bytes(), b"account:7");
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say which lock belongs to it",
@@ -69,8 +71,10 @@ impl<T: LockResource> LockResource for Json<T> {
 /// [`RedlockLayer`](crate::RedlockLayer) on the router.
 ///
 /// ```
-/// use axum::{Router, extract::Path, routing::post};
+/// use axum::{Router, body::Body, extract::Path, routing::post};
+/// use http::{Request, StatusCode};
 /// use redlock_core::{Key, Redlock};
+/// use tower::ServiceExt;
 /// use tower_redlock::{LockResource, Locked, RedlockLayer};
 /// # use serde::Deserialize;
 /// # #[derive(Deserialize)] struct AccountId(String);
@@ -83,9 +87,18 @@ impl<T: LockResource> LockResource for Json<T> {
 ///     format!("locked for another {:?}", account.lease().remaining())
 /// }
 ///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let redlock = Redlock::in_memory();
 /// let app: Router = Router::new()
 ///     .route("/accounts/{id}/withdrawals", post(withdraw))
-///     .layer(RedlockLayer::scope_only(Redlock::in_memory()));
+///     .layer(RedlockLayer::scope_only(redlock.clone()));
+/// let request = || Request::post("/accounts/7/withdrawals").body(Body::empty());
+///
+/// assert_eq!(app.clone().oneshot(request()?).await?.status(), StatusCode::OK);
+/// let _held = redlock.lock("account:7").await?;
+/// assert_eq!(app.oneshot(request()?).await?.status(), StatusCode::LOCKED);
+/// # Ok(()) }
 /// ```
 ///
 /// The key may come from the body: `Locked<Json<T>>` as the last argument. The lock is taken when

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Response};
-use redlock_core::{Redlock, Renew};
+use redlock_core::{LockError, Redlock, Renew};
 use tower_layer::Layer;
 
 use crate::detached::Detached;
@@ -20,15 +20,25 @@ use crate::settings::{Disconnect, Hold, Lost, Settings};
 /// ```
 /// use std::time::Duration;
 ///
-/// use http::Method;
+/// use axum::{Router, body::Body, routing::post};
+/// use http::{Method, Request, StatusCode};
 /// use redlock_core::Redlock;
+/// use tower::ServiceExt;
 /// use tower_redlock::{Disconnect, RedlockLayer, key};
 ///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let one_per_order = RedlockLayer::new(Redlock::in_memory(), key::header("x-order"))
 ///     .methods([Method::POST, Method::PUT])
-///     .ttl(Duration::from_secs(30))
+///     .ttl(Duration::from_secs(5))
 ///     .wait(Duration::from_secs(2))
-///     .on_disconnect(Disconnect::Detach);
+///     .on_disconnect(Disconnect::Detach)
+///     .checked()?;
+/// let app: Router = Router::new().route("/", post(async || "packed")).layer(one_per_order);
+///
+/// let request = Request::post("/").header("x-order", "42").body(Body::empty())?;
+/// assert_eq!(app.oneshot(request).await?.status(), StatusCode::OK);
+/// # Ok(()) }
 /// ```
 ///
 /// The lock is taken before the handler is called, renewed while it runs, and released before
@@ -63,16 +73,32 @@ impl RedlockLayer {
     /// lock it.
     ///
     /// ```
-    /// use http::StatusCode;
+    /// use axum::{Router, body::Body, routing::post};
+    /// use http::{Request, StatusCode};
     /// use redlock_core::Redlock;
+    /// use tower::ServiceExt;
     /// use tower_redlock::{RedlockLayer, key};
     ///
-    /// RedlockLayer::new(Redlock::in_memory(), |parts: &http::request::Parts| {
-    ///     let tenant = parts.headers.get("x-tenant").and_then(|tenant| tenant.to_str().ok());
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// /// Authentication inserts it into the extensions of a request.
+    /// #[derive(Clone)]
+    /// struct Tenant(u64);
+    ///
+    /// let layer = RedlockLayer::new(Redlock::in_memory(), |parts: &http::request::Parts| {
+    ///     let tenant = parts.extensions.get::<Tenant>();
     ///     tenant
-    ///         .map(|tenant| format!("orders:{tenant}:{}", key::normalized_path(parts)))
-    ///         .ok_or((StatusCode::UNAUTHORIZED, "send an X-Tenant"))
+    ///         .map(|Tenant(tenant)| format!("order:{tenant}:{}", key::normalized_path(parts)))
+    ///         .ok_or((StatusCode::UNAUTHORIZED, "sign in first"))
     /// });
+    /// let app: Router = Router::new().route("/orders/{id}", post(async || ())).layer(layer);
+    ///
+    /// let mut request = Request::post("/orders/42").body(Body::empty())?;
+    /// request.extensions_mut().insert(Tenant(7));
+    /// assert_eq!(app.clone().oneshot(request).await?.status(), StatusCode::OK);
+    /// let request = Request::post("/orders/42").body(Body::empty())?;
+    /// assert_eq!(app.oneshot(request).await?.status(), StatusCode::UNAUTHORIZED);
+    /// # Ok(()) }
     /// ```
     pub fn new<F, T>(redlock: impl Into<Redlock>, key_fn: F) -> Self
     where
@@ -97,9 +123,12 @@ impl RedlockLayer {
         self
     }
 
-    /// For how long the servers keep a lock that is not renewed, in whole milliseconds, longer than
-    /// the drift of the clocks plus two node deadlines: another value is answered with 500.
-    /// Default: that of the [`Redlock`].
+    /// For how long the servers keep a lock that is not renewed, in whole milliseconds: longer than
+    /// the drift of the clocks plus two node deadlines, at most
+    /// [`max_ttl`](redlock_core::ConfigBuilder::max_ttl). Default: that of the [`Redlock`].
+    ///
+    /// With another value each request is answered with 500: [`checked`](Self::checked) finds it when
+    /// the service starts.
     pub fn ttl(self, ttl: Duration) -> Self {
         self.set(|settings| settings.ttl = Some(ttl))
     }
@@ -150,16 +179,28 @@ impl RedlockLayer {
     /// [`Rejection::to_problem`].
     ///
     /// ```
+    /// use axum::{Router, body::Body, routing::post};
+    /// use http::{Request, StatusCode};
     /// use redlock_core::Redlock;
+    /// use tower::ServiceExt;
     /// use tower_redlock::{RedlockLayer, RejectionKind, key};
     ///
-    /// RedlockLayer::new(Redlock::in_memory(), key::path()).on_rejection(|rejection| {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let redlock = Redlock::in_memory();
+    /// let layer = RedlockLayer::new(redlock.clone(), key::path()).on_rejection(|rejection| {
     ///     let mut response = rejection.to_problem();
     ///     if rejection.kind() == RejectionKind::Locked {
-    ///         *response.status_mut() = http::StatusCode::CONFLICT;
+    ///         *response.status_mut() = StatusCode::CONFLICT;
     ///     }
     ///     response
     /// });
+    /// let app: Router = Router::new().route("/", post(async || ())).layer(layer);
+    ///
+    /// let _held = redlock.lock("path:/").await?;
+    /// let request = Request::post("/").body(Body::empty())?;
+    /// assert_eq!(app.oneshot(request).await?.status(), StatusCode::CONFLICT);
+    /// # Ok(()) }
     /// ```
     pub fn on_rejection<F, B>(self, render: F) -> Self
     where
@@ -168,6 +209,38 @@ impl RedlockLayer {
     {
         let render: Render = Arc::new(move |rejection| render(rejection).map(Into::into));
         self.set(|settings| settings.render = Some(render))
+    }
+
+    /// Checks the settings against the configuration of the [`Redlock`].
+    ///
+    /// Without it, a layer whose settings are not usable answers each request with 500, and logs an
+    /// error when it is added to a service.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use redlock_core::{Config, Redlock};
+    /// use tower_redlock::{RedlockLayer, key};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let minute = |redlock| RedlockLayer::new(redlock, key::path()).ttl(Duration::from_secs(60));
+    ///
+    /// let error = minute(Redlock::in_memory()).checked().unwrap_err();
+    /// assert!(error.to_string().contains("set a larger max_ttl"), "{error}");
+    ///
+    /// let config = Config::memory().max_ttl(Duration::from_secs(60)).build()?;
+    /// let layer = minute(Redlock::new(config)).checked()?;
+    /// # let _ = layer;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](redlock_core::ErrorKind::Invalid) for a [`ttl`](Self::ttl) that the servers can't
+    /// keep, or that is longer than `max_ttl`. The error names the value and the fix.
+    pub fn checked(self) -> Result<Self, LockError> {
+        self.settings.check()?;
+        Ok(self)
     }
 
     /// The handlers of this layer, and of its clones, that run in tasks of their own.
@@ -181,6 +254,10 @@ impl<S> Layer<S> for RedlockLayer {
     type Service = RedlockService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        #[cfg(feature = "tracing")]
+        if let Err(error) = self.settings.check() {
+            tracing::error!(%error, "the lock layer answers each request with 500");
+        }
         RedlockService::new(inner, Arc::clone(&self.settings))
     }
 }

@@ -5,12 +5,20 @@
 //! use redlock_core::Redlock;
 //! use tower_redlock::{RedlockLayer, key};
 //!
+//! # use axum::body::Body;
+//! # use http::{Request, StatusCode};
+//! # use tower::ServiceExt;
 //! # async fn pay() {}
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // Redlock::new(Config::servers(["redis://a", "redis://b", "redis://c"]).build()?)
 //! let redlock = Redlock::in_memory();
 //! let app: Router = Router::new()
 //!     .route("/payments", post(pay))
 //!     .layer(RedlockLayer::new(redlock, key::header("idempotency-key")));
+//! # let request = Request::post("/payments").header("idempotency-key", "1").body(Body::empty())?;
+//! # assert_eq!(app.oneshot(request).await?.status(), StatusCode::OK);
+//! # Ok(()) }
 //! ```
 //!
 //! - [`RedlockLayer`] derives a key from each request, locks it, and releases it before the
@@ -169,13 +177,16 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use http::StatusCode;
+//! use axum::{Router, body::Body, routing::post};
+//! use http::{Request, StatusCode};
 //! use redlock_core::Redlock;
-//! use tower::ServiceBuilder;
+//! use tower::{ServiceBuilder, ServiceExt};
 //! use tower_http::timeout::TimeoutLayer;
 //! use tower_http::trace::TraceLayer;
 //! use tower_redlock::{RedlockLayer, key};
 //!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let stack = ServiceBuilder::new()
 //!     .layer(TraceLayer::new_for_http())
 //!     .layer(RedlockLayer::new(Redlock::in_memory(), key::path()))
@@ -183,6 +194,11 @@
 //!         StatusCode::GATEWAY_TIMEOUT,
 //!         Duration::from_secs(20),
 //!     ));
+//! let app: Router = Router::new().route("/", post(std::future::pending::<()>)).layer(stack);
+//!
+//! let response = app.oneshot(Request::post("/").body(Body::empty())?).await?;
+//! assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+//! # Ok(()) }
 //! ```
 //!
 //! # What a lock does not do

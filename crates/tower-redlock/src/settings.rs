@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::Method;
 use http::request::Parts;
-use redlock_core::{Key, Redlock, Renew, Request};
+use redlock_core::{Key, LockError, Redlock, Renew, Request};
 
 use crate::detached::Detached;
 use crate::key::{KeyFn, KeyRejection, is_selected};
@@ -98,6 +98,11 @@ impl Settings {
             true => (self.key_fn)(parts),
             false => Ok(None),
         }
+    }
+
+    /// Whether the servers can keep a lock with these settings.
+    pub(crate) fn check(&self) -> Result<(), LockError> {
+        self.request(Key::hashed("check")).check()
     }
 
     pub(crate) fn request(&self, key: Key) -> Request {

@@ -25,14 +25,23 @@ type Observe = Arc<dyn Fn(Key, FencingToken) -> BoxFuture<Result<(), Rejection>>
 /// Refuses requests whose fencing token is smaller than one that came before, with 412.
 ///
 /// ```
-/// use axum::{Router, routing::put};
-/// use http::Method;
-/// use tower_redlock::{FenceLayer, MemoryFences, key};
+/// use axum::{Router, body::Body, routing::put};
+/// use http::{Method, Request, StatusCode};
+/// use tower::ServiceExt;
+/// use tower_redlock::{FenceLayer, MemoryFences, fencing, key};
 ///
 /// # async fn write() {}
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let app: Router = Router::new()
 ///     .route("/invoices/{id}", put(write))
 ///     .layer(FenceLayer::new(MemoryFences::new(), key::path()).methods([Method::PUT]));
+///
+/// for (token, status) in [(43, StatusCode::OK), (42, StatusCode::PRECONDITION_FAILED)] {
+///     let request = Request::put("/invoices/7").header(fencing::HEADER, token);
+///     assert_eq!(app.clone().oneshot(request.body(Body::empty())?).await?.status(), status);
+/// }
+/// # Ok(()) }
 /// ```
 ///
 /// A request without a token is answered with 428, one that can't be read with 400. The token of
