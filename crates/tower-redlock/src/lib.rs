@@ -172,7 +172,9 @@
 //! Authentication goes over the layer: whoever is not let in locks nothing. A timeout under the
 //! layer is part of the handler: its response waits for the release, as any other. One over the
 //! layer also counts the waiting for the lock; when it strikes, the lock is released in the
-//! background. Catching panics works on both sides, and tracing goes over all of them.
+//! background. A limit of concurrency goes under the layer, where it counts requests that are handled
+//! and none that waits for its lock. Catching panics works on both sides, and tracing goes over all of
+//! them.
 //!
 //! ```
 //! use std::time::Duration;
