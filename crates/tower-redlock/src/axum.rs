@@ -101,8 +101,9 @@ impl<T: LockResource> LockResource for Json<T> {
 /// # Ok(()) }
 /// ```
 ///
-/// The key may come from the body: `Locked<Json<T>>` as the last argument. The lock is taken when
-/// the body was read, so that a slow upload holds nothing.
+/// The key may come from the body: `Locked<Json<T>>` as the last argument. The lock is acquired when
+/// the body was read, so that a slow upload holds nothing. Beside a `Locked<Path<T>>`, the body is read
+/// under the lock, unless a [`ReadBodyLayer`](crate::ReadBodyLayer) over the handler has read it.
 ///
 /// Without a lock the handler is not called: the answer is 423, 503, or whatever `R` rejects the
 /// request with; 500 without a layer.

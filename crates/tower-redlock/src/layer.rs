@@ -45,6 +45,9 @@ use crate::settings::{Disconnect, Hold, Lost, Settings};
 /// the response is yielded: a client that sends its next request when it has the response never
 /// meets its own lock. A request that gets no lock is answered with a [`Rejection`].
 ///
+/// A body that the handler reads is read under the lock: put a
+/// [`ReadBodyLayer`](crate::ReadBodyLayer) over this layer, and a slow client does not keep the lock.
+///
 /// | setting | default |
 /// |---|---|
 /// | [`ttl`](Self::ttl) | that of the [`Redlock`] |

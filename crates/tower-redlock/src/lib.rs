@@ -26,6 +26,8 @@
 //!   [`http`]: axum, tonic, hyper.
 //! - [`Locked<R>`](Locked) is an axum extractor whose argument is locked while the handler runs.
 //! - [`LockScope`] locks more, from within a handler.
+//! - [`ReadBodyLayer`] reads the body of a request before anything is locked, bounded in size and time:
+//!   a slow client does not keep the lock.
 //! - [`FenceLayer`] is for the other side: a service that is called under a lock refuses requests
 //!   that come when the lock has passed on. See [`fencing`].
 //! - [`IdempotencyLayer`](idempotency::IdempotencyLayer) carries a request with an
@@ -49,7 +51,7 @@
 //! | [the store of fencing tokens is not there](#fences-unavailable) | 503 and `Retry-After` | `…#fences-unavailable` |
 //! | [there is no idempotency key, or none that can be one](#bad-idempotency-key) | 400 | `…#bad-idempotency-key` |
 //! | [the idempotency key was used for another request](#idempotency-key-reused) | 422 | `…#idempotency-key-reused` |
-//! | [the body of the request is too large, or broke off](#bad-body) | 413, 400 | `…#bad-body` |
+//! | [the body of the request is too large or too slow, or broke off](#bad-body) | 413, 408, 400 | `…#bad-body` |
 //! | [the store of answers is not there](#records-unavailable) | 503 and `Retry-After` | `…#records-unavailable` |
 //! | [the answer was not kept](#answer-not-kept) | 410 | `…#answer-not-kept` |
 //!
@@ -114,7 +116,8 @@
 //! The same `Idempotency-Key` came with another method, path, query or body. Nothing was done.
 //!
 //! ## bad-body
-//! The body is larger than the service takes, or the client stopped in its middle. Nothing was done.
+//! The body is larger than the service takes, took too long, or the client stopped in its middle.
+//! Nothing was done.
 //!
 //! ## records-unavailable
 //! Whether the request was carried out before could not be found out. Nothing was done.
@@ -235,6 +238,7 @@ pub mod idempotency;
 pub mod key;
 mod layer;
 mod path;
+mod read_body;
 mod rejection;
 mod scope;
 mod service;
@@ -253,6 +257,7 @@ pub use self::fencing::{FenceLayer, FenceService, FenceStore, MemoryFences};
 pub use self::future::ResponseFuture;
 pub use self::key::{IntoResourceKey, KeyRejection};
 pub use self::layer::RedlockLayer;
+pub use self::read_body::{ReadBodyLayer, ReadBodyService, WholeBody};
 pub use self::rejection::{Rejection, RejectionKind};
 pub use self::scope::LockScope;
 pub use self::service::RedlockService;

@@ -38,7 +38,7 @@ pub enum RejectionKind {
     BadIdempotencyKey,
     /// The `Idempotency-Key` was used for another request: 422.
     KeyReused,
-    /// The body of the request is too large: 413. Or it broke off: 400.
+    /// The body of the request is too large: 413. Or it took too long: 408. Or it broke off: 400.
     BadBody,
     /// The store of the answers is not there: 503.
     RecordsUnavailable,
@@ -268,6 +268,11 @@ impl Rejection {
     pub(crate) fn body_too_large(max: usize) -> Self {
         let detail = format!("the body of the request has more than {max} bytes");
         Self::new(RejectionKind::BadBody, StatusCode::PAYLOAD_TOO_LARGE, detail)
+    }
+
+    pub(crate) fn slow_body(within: Duration) -> Self {
+        let detail = format!("the body of the request did not arrive within {within:?}");
+        Self::new(RejectionKind::BadBody, StatusCode::REQUEST_TIMEOUT, detail)
     }
 
     pub(crate) fn broken_body(error: Box<dyn Error + Send + Sync>) -> Self {
