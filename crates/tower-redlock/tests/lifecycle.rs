@@ -4,6 +4,7 @@
 mod support;
 
 use std::convert::Infallible;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,10 +12,12 @@ use axum::body::{Body, Bytes};
 use axum::routing::post;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
+use redlock_core::testing::Cluster;
 use redlock_core::{Config, Redlock, Renew};
 use redlock_tests::eventually;
 use support::{Gate, problem, send};
 use tokio::sync::mpsc;
+use tower::{Layer, Service, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_redlock::{Disconnect, Hold, LockScope, Lost, RedlockLayer, RejectionKind};
 
@@ -80,6 +83,59 @@ async fn a_handler_may_go_on_without_its_lock() {
     let response = send(app, Request::post("/")).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(support::text(response).await, "its validity ran out");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_the_request_has_lost_is_not_shared_with_its_handler_again() {
+    let redlock = Redlock::in_memory();
+    let thief = redlock.clone();
+    let handler = move |scope: LockScope| async move {
+        let lease = scope.lease().unwrap();
+        steal(&thief, &lease).await;
+        lease.lost().await;
+        format!("{:?}", scope.lock("k").await.unwrap_err().kind())
+    };
+    let layer = locking(&redlock).on_lost(Lost::Continue);
+    let app = Router::new().route("/", post(handler)).layer(layer);
+    assert_eq!(support::text(send(app, Request::post("/")).await).await, "Lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_waits_until_the_servers_have_released_its_locks() {
+    let cluster = Cluster::new(3);
+    let redlock = cluster.redlock();
+    let handler = |scope: LockScope| async move {
+        scope.lock("other").await.unwrap();
+    };
+    let app = Router::new().route("/", post(handler)).layer(locking(&redlock));
+    cluster.nodes().for_each(|node| node.delay(Duration::from_millis(10)));
+    assert_eq!(send(app, Request::post("/")).await.status(), StatusCode::OK);
+    assert_eq!(locked_on(&cluster), [0; 3]);
+
+    let unready = locking(&redlock).layer(NeverReady).oneshot(Request::new(Body::empty()));
+    assert_eq!(unready.await.unwrap_err(), "never ready");
+    assert_eq!(locked_on(&cluster), [0; 3], "also if the handler is not called");
+}
+
+fn locked_on(cluster: &Cluster) -> [usize; 3] {
+    [0, 1, 2].map(|node| cluster.node(node).holders().len())
+}
+
+#[derive(Clone)]
+struct NeverReady;
+
+impl Service<Request<Body>> for NeverReady {
+    type Response = http::Response<Body>;
+    type Error = &'static str;
+    type Future = std::future::Pending<Result<Self::Response, &'static str>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+        Poll::Ready(Err("never ready"))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        unreachable!("it is never ready")
+    }
 }
 
 #[tokio::test(start_paused = true)]
