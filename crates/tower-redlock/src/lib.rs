@@ -222,7 +222,7 @@
 //!
 //! | level | rejections |
 //! |---|---|
-//! | ERROR | a 500: a mistake in the service, such as `missing-lock-layer`; settings that can't work, when the layer is added |
+//! | ERROR | a 500: a mistake in the service, such as `missing-lock-layer`; a `ttl` that can't work, when it is set |
 //! | WARN | the first of an outage; a lock that was lost; another 5xx of a key function |
 //! | INFO | the end of an outage, with how many requests were refused and how long it lasted |
 //! | DEBUG | the later ones of an outage; all while the service is closing; 423 and other 4xx |
