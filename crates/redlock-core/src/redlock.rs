@@ -377,7 +377,7 @@ impl Redlock {
         if !self.service.is_guarded() {
             return Ok(Provisioned::InUse);
         }
-        let key = self.service.full_key(&Key::hashed("redlock:ready"));
+        let key = Key::internal(&self.config().key_prefix, "ready");
         for dry in [true, false] {
             for group in &self.service.groups {
                 let nodes = self.service.ask_each(Op::Provision { dry }, group, &key).await?;

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use super::drift::Drift;
 use super::{Backoff, CheckedGroup, ConfigError, Group, Safety};
+use crate::key::{Key, may_become_reserved};
 use crate::token::{MAX_LABEL_LEN, is_label};
 
 const MAX_SERVERS: usize = 63;
+const MAX_PREFIX_LEN: usize = 256;
 
 /// The longest time to live: a lock that is to be held for years is not a lease.
 const MAX_TTL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -99,6 +101,26 @@ pub(crate) fn check_label(label: &str) -> Result<(), ConfigError> {
     let start: String = label.chars().take(MAX_LABEL_LEN).collect();
     let value = format!("\"{}\" ({} bytes)", start.escape_debug(), label.len());
     Err(ConfigError::new("label", value, fix))
+}
+
+pub(super) fn check_key_prefix(prefix: &str) -> Result<(), ConfigError> {
+    let error = |value: String, fix| Err(ConfigError::new("key_prefix", value, fix));
+    let len = prefix.len();
+    if len > MAX_PREFIX_LEN {
+        return error(
+            format!("{len} bytes"),
+            format!("shorten it to at most {MAX_PREFIX_LEN} bytes"),
+        );
+    }
+    if may_become_reserved(prefix.as_bytes()) {
+        let fix = format!(
+            "it contains {0}, or ends in its beginning, and {0} is reserved for what the library \
+             itself keeps on the servers: leave that out, or end the prefix in a colon",
+            Key::RESERVED
+        );
+        return error(format!("\"{}\"", prefix.escape_debug()), fix);
+    }
+    Ok(())
 }
 
 /// The TTL as the servers count it, if it outlives the drift and two node deadlines.

@@ -23,6 +23,7 @@ use super::guarded::Guarding;
 use super::survey::{SECTIONS, Survey};
 use super::wire::{EXTEND, GUARDED, NativeDelete, PREFLIGHT, RELEASE, Script, describe};
 use crate::config::{CheckPolicy, Checks, ServerCheck};
+use crate::key::Key;
 use crate::latch::Latch;
 
 /// How long setting up a connection may take: TCP, TLS, authentication and the questions asked.
@@ -175,8 +176,7 @@ pub(super) struct Manager {
     pub(super) client: Client,
     pub(super) address: Arc<str>,
     pub(super) identities: Arc<Identities>,
-    /// A key under the configured prefix that nobody locks.
-    pub(super) preflight_key: Vec<u8>,
+    pub(super) key_prefix: Arc<[u8]>,
     /// In the guarded mode.
     pub(super) guarding: Option<Arc<Guarding>>,
     pub(super) checks: Checks,
@@ -229,18 +229,29 @@ pub(super) async fn open(
 impl Manager {
     async fn set_up(&self) -> Result<Connection, Cause> {
         let (mut redis, broken) = open(&self.client, |_| {}).await?;
-        let id = self.check(&mut redis).await?;
+        let trial_key = self.trial_key();
+        let id = self.check(&mut redis, &trial_key).await?;
         let dialect = match &self.guarding {
             Some(guarding) => Dialect::Guarded(Arc::clone(guarding)),
-            None => Dialect::Plain { native_delete: self.find_native_delete(&mut redis).await? },
+            None => Dialect::Plain {
+                native_delete: self.find_native_delete(&mut redis, &trial_key).await?,
+            },
         };
         Ok(Connection { redis, broken, id, dialect })
+    }
+
+    /// A key to try rights on. Its random end makes it new, so that a trial can neither meet nor
+    /// delete anything that it did not create.
+    fn trial_key(&self) -> Key {
+        let random = fastrand::u128(..);
+        Key::internal(&self.key_prefix, &format!("preflight:{random:032x}"))
     }
 
     /// Finds out whether the server has a compare-and-delete of its own that this user may call.
     async fn find_native_delete(
         &self,
         redis: &mut MultiplexedConnection,
+        trial_key: &Key,
     ) -> Result<Option<NativeDelete>, Cause> {
         let mut known = cmd("COMMAND");
         known.arg("INFO").arg("DELEX").arg("DELIFEQ");
@@ -252,7 +263,7 @@ impl Manager {
         for (native, details) in offered.into_iter().zip(known) {
             if matches!(details, Value::Array(_)) {
                 let mut trial = Pipeline::new();
-                native.encode(&mut trial, &self.preflight_key, "none");
+                native.encode(&mut trial, trial_key.as_bytes(), "none");
                 let replies = redis.send_packed_commands(&trial, 0, 1).await?;
                 if replies == [Value::Int(0)] {
                     return Ok(Some(native));
@@ -266,6 +277,7 @@ impl Manager {
     async fn check(
         &self,
         redis: &mut MultiplexedConnection,
+        trial_key: &Key,
     ) -> Result<Option<ConnectionId>, Cause> {
         let (scripts, trials): (&[&Script], &[&str]) = match self.guarding {
             Some(_) => (&[&GUARDED, &RELEASE], &GUARDED_TRIALS),
@@ -277,10 +289,10 @@ impl Manager {
         }
         questions.cmd("CLIENT").arg("ID");
         let trial = questions.cmd("EVAL").arg(PREFLIGHT.source);
-        trial.arg(1).arg(&self.preflight_key).arg(trials);
+        trial.arg(1).arg(trial_key.as_bytes()).arg(trials);
         // What counts is the right to name a script by its hash.
         let by_hash = questions.cmd("EVALSHA").arg(PREFLIGHT.hash());
-        by_hash.arg(1).arg(&self.preflight_key);
+        by_hash.arg(1).arg(trial_key.as_bytes());
         for script in scripts {
             questions.cmd("SCRIPT").arg("LOAD").arg(script.source);
         }

@@ -38,7 +38,7 @@ impl RedisNode {
             client: server.client(),
             address: Arc::clone(&address),
             identities: Arc::clone(identities),
-            preflight_key: [&config.key_prefix, &b"redlock:preflight"[..]].concat(),
+            key_prefix: Arc::clone(&config.key_prefix),
             guarding: match config.safety {
                 Safety::Guarded => Some(Arc::new(Guarding::new(config))),
                 Safety::Plain => None,
