@@ -31,8 +31,9 @@ impl GroupHealth {
 }
 
 impl Redlock {
-    /// Whether locks can be taken now: a majority of every group answers, and may vote. It only
-    /// reads: a server that is full answers too.
+    /// Whether locks can be taken now: a majority of every group answers, and may vote. It touches
+    /// no lock, and a server that is full answers too. In the guarded mode a server that is new or
+    /// lost its data begins its quarantine with the first question, also with this one.
     ///
     /// # Errors
     ///

@@ -309,8 +309,8 @@ impl Redlock {
         }
     }
 
-    /// Asks the servers who holds `key`. The answer may be old by the time it is read: never
-    /// decide by it what only a lock may decide.
+    /// Asks the servers who holds `key`, and writes nothing to them. The answer may be old by the
+    /// time it is read: never decide by it what only a lock may decide.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {

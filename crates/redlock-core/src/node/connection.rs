@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use super::guarded::Guarding;
 use super::survey::{SECTIONS, Survey};
-use super::wire::{EXTEND, GUARDED, NativeDelete, PREFLIGHT, RELEASE, Script, describe};
+use super::wire::{EXTEND, GUARDED, NativeDelete, PREFLIGHT, READ, RELEASE, Script, describe};
 use crate::config::{CheckPolicy, Checks, ServerCheck};
 use crate::key::Key;
 use crate::latch::Latch;
@@ -280,8 +280,8 @@ impl Manager {
         trial_key: &Key,
     ) -> Result<Option<ConnectionId>, Cause> {
         let (scripts, trials): (&[&Script], &[&str]) = match self.guarding {
-            Some(_) => (&[&GUARDED, &RELEASE], &GUARDED_TRIALS),
-            None => (&[&RELEASE, &EXTEND], &PLAIN_TRIALS),
+            Some(_) => (&[&GUARDED, &RELEASE, &READ], &GUARDED_TRIALS),
+            None => (&[&RELEASE, &EXTEND, &READ], &PLAIN_TRIALS),
         };
         let mut questions = Pipeline::with_capacity(SECTIONS.len() + scripts.len() + 3);
         for section in SECTIONS {

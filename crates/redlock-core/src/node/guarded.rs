@@ -121,7 +121,12 @@ impl Guarding {
 /// Whether it is no vote, and costs a server about as much as the deletion alone if it goes out
 /// without a look at whether the server votes.
 pub(super) const fn is_no_vote(op: Op) -> bool {
-    matches!(op, Op::Release | Op::Reclaim | Op::Inspect)
+    matches!(op, Op::Release | Op::Reclaim)
+}
+
+/// Whether it is a call of [`READ`](wire::READ). The look at whether the server votes could write.
+pub(super) const fn is_read(op: Op) -> bool {
+    matches!(op, Op::Inspect)
 }
 
 /// Adds commands that are alike.
@@ -154,7 +159,9 @@ const fn name_of(op: Op) -> &'static str {
         Op::Distrust => "distrust",
         Op::Release | Op::Reclaim => "release",
         Op::Void => "void",
-        Op::Inspect | Op::Provision { .. } => "inspect",
+        // No part of this call.
+        Op::Inspect => "inspect",
+        Op::Provision { .. } => "provision",
     }
 }
 
