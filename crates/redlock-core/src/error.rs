@@ -23,7 +23,8 @@ pub enum ErrorKind {
     Expired,
     /// The lease is gone: it ran out, or a majority said that it is not ours.
     Lost,
-    /// What was asked for makes no sense: a bad key or duration. Trying again doesn't help.
+    /// What was asked for makes no sense: a bad key or duration, or a future that is awaited outside
+    /// of a runtime of tokio. Trying again doesn't help.
     Invalid,
     /// The [`Redlock`](crate::Redlock) was closed.
     Closed,
@@ -196,6 +197,12 @@ impl LockError {
 
     pub(crate) fn invalid(error: impl Error + Send + Sync + 'static) -> Self {
         Self::new(ErrorKind::Invalid, error.to_string()).with_source(error)
+    }
+
+    pub(crate) fn no_runtime() -> Self {
+        let reason = "there is no runtime of tokio here: await this inside of one, such as under \
+                      #[tokio::main] or Runtime::block_on";
+        Self::new(ErrorKind::Invalid, reason)
     }
 
     pub(crate) fn closed() -> Self {

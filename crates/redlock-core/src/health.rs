@@ -44,7 +44,7 @@ impl Redlock {
     ///
     /// Dropping the future has no effect.
     pub async fn ready(&self) -> Result<(), LockError> {
-        self.service.check_open()?;
+        self.service.check_usable()?;
         let key = Key::internal(&self.config().key_prefix, "ready");
         for group in &self.service.groups {
             self.service.ask(Op::Count { bucket: bucket_of(&key) }, group, &key).await?;
@@ -75,7 +75,7 @@ impl Redlock {
     ///
     /// Dropping the future has no effect.
     pub async fn health(&self) -> Result<Vec<GroupHealth>, LockError> {
-        self.service.check_open()?;
+        self.service.check_usable()?;
         let key = Key::internal(&self.config().key_prefix, "ready");
         let token = Token::generate(&self.config().label).map_err(LockError::no_randomness)?;
         let mut health = Vec::with_capacity(self.service.groups.len());

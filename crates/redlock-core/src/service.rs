@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::sync::RwLock;
 
 use crate::clock::Moment;
@@ -71,6 +72,14 @@ impl Service {
 
     pub(crate) fn now(&self) -> Moment {
         self.config.clock.now()
+    }
+
+    /// Whether commands are taken and will be sent: by a task, for which a runtime is needed.
+    pub(crate) fn check_usable(&self) -> Result<(), LockError> {
+        if Handle::try_current().is_err() {
+            return Err(LockError::no_runtime());
+        }
+        self.check_open()
     }
 
     pub(crate) fn check_open(&self) -> Result<(), LockError> {

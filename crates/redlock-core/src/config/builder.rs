@@ -142,7 +142,7 @@ impl ConfigBuilder {
 
     /// The pauses between tries: random, at most `base` the first time, then twice as long each
     /// time, at most `cap`. Default: 50 ms to 3 s. The base must be at least 1 ms, and no longer than
-    /// the cap.
+    /// the cap, which is at most 365 days.
     pub fn retry_interval(mut self, base: Duration, cap: Duration) -> Self {
         self.retry_interval = Backoff { base, cap };
         self
@@ -155,7 +155,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// How long one server may take to answer before it counts as silent: more than zero, and less
+    /// How long one server may take to answer before it counts as silent: at least 1 ms, and less
     /// than half of the TTL. Default: a twentieth of the TTL, at least 5 ms and at most 50 ms.
     pub fn node_deadline(mut self, deadline: Duration) -> Self {
         self.node_deadline = Some(deadline);

@@ -141,14 +141,18 @@ pub(super) fn usable_ttl(
     if whole <= drifted.saturating_add(node_deadline.saturating_mul(2)) {
         let fixed = drift.fixed().saturating_add(node_deadline.saturating_mul(2));
         let least = fixed.as_secs_f64() / (1.0 - drift.factor) * 1000.0;
-        let advice = format!("set a ttl of at least {}ms", least.floor() + 1.0);
+        let longer = match least < MAX_TTL.as_secs_f64() * 1000.0 {
+            true => format!("a ttl of at least {}ms, or ", least.floor() + 1.0),
+            false => String::new(),
+        };
         let or_else = match drift.max_skew.is_zero() {
+            true if drift.factor > 0.5 => "a smaller drift_factor",
             true => "a shorter node_deadline",
             false => "a smaller max_clock_skew, which counts four times",
         };
         return error(format!(
             "nothing would be left of it after the drift of the clocks, {drifted:?}, and two node \
-             deadlines of {node_deadline:?}: {advice}, or {or_else}"
+             deadlines of {node_deadline:?}: set {longer}{or_else}"
         ));
     }
     Ok(whole)
@@ -182,8 +186,10 @@ pub(super) fn check_max_clock_skew(skew: Duration, safety: Safety) -> Result<(),
 
 pub(super) fn check_node_deadline(deadline: Duration, ttl: Duration) -> Result<(), ConfigError> {
     let error = |fix: String| Err(ConfigError::new("node_deadline", format!("{deadline:?}"), fix));
-    if deadline.is_zero() {
-        return error("no server answers in no time: set at least a few milliseconds".into());
+    if deadline < Duration::from_millis(1) {
+        return error(
+            "no server answers in so little time: set at least a few milliseconds".into(),
+        );
     }
     if deadline >= ttl / 2 && !ttl.is_zero() {
         return error(format!(
@@ -195,12 +201,16 @@ pub(super) fn check_node_deadline(deadline: Duration, ttl: Duration) -> Result<(
 
 pub(super) fn check_interval(field: &str, interval: Backoff) -> Result<(), ConfigError> {
     let value = format!("{:?} to {:?}", interval.base, interval.cap);
-    if interval.base.is_zero() {
+    if interval.base < Duration::from_millis(1) {
         let fix = "without a pause the servers are flooded: set a base of at least 1ms";
         return Err(ConfigError::new(field, value, fix));
     }
     if interval.base > interval.cap {
         let fix = "the first pause is longer than the longest: set a base up to the cap";
+        return Err(ConfigError::new(field, value, fix));
+    }
+    if interval.cap > MAX_TTL {
+        let fix = "a pause of more than a year never ends: set a smaller cap";
         return Err(ConfigError::new(field, value, fix));
     }
     Ok(())

@@ -273,7 +273,7 @@ impl Dataset {
                 }
                 self.held.set(key.clone(), token.clone(), now, now.saturating_add(millis(ttl)));
                 let furthest = session.micros.saturating_add(FURTHEST_AHEAD_MICROS);
-                let raise = |last: u64| (last + 1).max(proposal.min(furthest));
+                let raise = |last: u64| last.saturating_add(1).max(proposal.min(furthest));
                 self.count(|record| record.raise(bucket_of(key), raise))
             }
             Op::Confirm { fence } => match self.held.get(key, now) {

@@ -85,13 +85,15 @@ impl Lane {
     }
 
     /// Starts the lane's task on the runtime of whoever posts; a lane whose runtime has ended is
-    /// started again on the next. Without any runtime the commands wait for one, which only
-    /// releases of dropped guards do.
+    /// started again on the next. Without any runtime the commands are answered, so that nobody
+    /// waits for them, and releases are sent once there is one.
     fn start(self: &Arc<Self>) {
-        if let Ok(runtime) = Handle::try_current()
-            && self.mailbox.drive()
-        {
-            runtime.spawn(Driver { lane: Arc::clone(self), suspects: Vec::new() }.run());
+        match Handle::try_current() {
+            Ok(runtime) if self.mailbox.drive() => {
+                runtime.spawn(Driver { lane: Arc::clone(self), suspects: Vec::new() }.run());
+            }
+            Ok(_) => {}
+            Err(_) => self.mailbox.strand(),
         }
     }
 }

@@ -97,6 +97,26 @@ impl Mailbox {
         drop(orphaned);
     }
 
+    /// Answers what waits, unless there is a driver after all. Releases become debts, which the next
+    /// driver pays.
+    pub(super) fn strand(&self) {
+        let waiting = {
+            let mut state = self.state.lock();
+            if state.driven {
+                return;
+            }
+            let waiting = std::mem::take(&mut state.queue);
+            for command in waiting.iter().filter(|command| command.op.is_release()) {
+                state.owe(command);
+            }
+            waiting
+        };
+        let why = "there is no runtime of tokio to send it";
+        for command in waiting {
+            command.seat.answer(NodeAnswer::Refused(why.into()));
+        }
+    }
+
     /// Takes the next commands out; they count as in flight until they are [`done`](Self::done).
     pub(super) fn take(&self, most: usize) -> Vec<Command> {
         let mut state = self.state.lock();
