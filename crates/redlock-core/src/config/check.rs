@@ -61,7 +61,6 @@ pub(super) fn check_groups(
     let mut places = HashMap::new();
     let mut checked = Vec::with_capacity(groups.len());
     for (at, group) in groups.iter().enumerate() {
-        check_count(&place.group(at), group.servers().len())?;
         let mut servers = Vec::with_capacity(group.servers().len());
         for (server_at, server) in group.servers().iter().enumerate() {
             let field = place.server(at, server_at);
@@ -74,6 +73,7 @@ pub(super) fn check_groups(
                 return Err(ConfigError::new(field, server.address(), fix));
             }
         }
+        check_count(&place.group(at), group.servers().len())?;
         let field = format!("{}.name", place.group(at));
         if group.name().is_empty() {
             let fix = "it decides which keys the group owns: give it a name";

@@ -64,7 +64,10 @@ impl From<RedisError> for Cause {
     fn from(error: RedisError) -> Self {
         let text = match (error.kind(), error.code()) {
             (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
-                format!("authentication failed, check username and password ({error})")
+                format!(
+                    "authentication failed, check username and password; in a URL a password has \
+                     a colon in front ({error})"
+                )
             }
             // What the parser found is several lines of whatever the other side sent.
             (ErrorKind::Parse, _) => "its answer is not the Redis protocol".into(),
