@@ -305,7 +305,7 @@ impl Redlock {
             Verdict::Denied if round.inspect(|ballot| ballot.denied_by_majority()) => {
                 Err(LockError::lost(LostReason::TakenOver).with_nodes(group.report(&round)))
             }
-            Verdict::Denied | Verdict::Unavailable => Err(group.unavailable(&round)),
+            Verdict::Denied | Verdict::Unavailable => Err(self.service.unavailable(group, &round)),
         }
     }
 

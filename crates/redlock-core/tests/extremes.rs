@@ -174,7 +174,8 @@ async fn waiting_without_an_end_gets_the_lock_when_it_is_free() {
     let waiting = tokio::spawn(redlock.lock("k").wait(Duration::MAX).into_future());
     tokio::time::sleep(Duration::from_secs(1)).await;
     held.release().await;
-    timeout(HANG, waiting).await.unwrap().unwrap().unwrap();
+    let guard = timeout(HANG, waiting).await.unwrap().unwrap().unwrap();
+    assert!(!guard.is_lost());
 }
 
 #[tokio::test(start_paused = true)]
@@ -314,5 +315,6 @@ fn a_release_outside_of_tokio_ends_and_is_sent_later() {
     let guard = runtime().block_on(async { redlock.lock("k").await.unwrap() });
     let released = without_tokio(move || Box::new(guard.release()));
     assert_eq!(released, Some(Released::Released));
-    runtime().block_on(async { redlock.lock("k").await.unwrap() }).remaining();
+    let guard = runtime().block_on(async { redlock.lock("k").await.unwrap() });
+    assert!(!guard.is_lost());
 }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::connection::{Connection, Dialect};
 use super::guarded::{self, Guarding};
 use super::mailbox::Mailbox;
+use super::outage::Standing;
 use super::wire::{self, NativeDelete, Reply, ScriptBy};
 use super::{Command, Op};
 use crate::protocol::quorum::NodeAnswer;
@@ -33,6 +34,8 @@ pub(super) struct Batch<'l> {
     pub(super) replies: Pin<Box<dyn Future<Output = RedisResult<Vec<Value>>> + Send>>,
     /// What is answered if no reply comes.
     pub(super) fate: NodeAnswer,
+    /// What its answers say about the server.
+    pub(super) standing: Standing,
 }
 
 /// What the server is asked in one piece.
@@ -74,7 +77,8 @@ impl<'l> Batch<'l> {
         };
         let fate = NodeAnswer::Failed("its connection task ended".into());
         let replies = Box::pin(pending());
-        (Self { mailbox, calls, by, sent: Instant::now(), replies, fate }, pipeline)
+        let standing = Standing::default();
+        (Self { mailbox, calls, by, sent: Instant::now(), replies, fate, standing }, pipeline)
     }
 
     /// Casts the votes. What the server did not run for want of a script joins `again`, and so do
@@ -87,7 +91,7 @@ impl<'l> Batch<'l> {
     ) -> Result<(), Arc<str>> {
         let mut unfit = None;
         let mut answered = 0;
-        let by = self.by;
+        let (by, standing) = (self.by, &mut self.standing);
         let mut cast = |command: Command, reply| match reply {
             Reply::Again if by == ScriptBy::Hash => again.commands.push(command),
             Reply::Vote(_) if command.op.is_release() && again.precedes(&command) => {
@@ -95,6 +99,7 @@ impl<'l> Batch<'l> {
             }
             Reply::Vote(vote) => {
                 answered += 1;
+                standing.observe(command.op, &vote.answer);
                 command.seat.answer(vote);
             }
             Reply::Again => {

@@ -120,6 +120,27 @@ pub(super) struct Connection {
     /// `None` where the user may not ask: then nothing can be said about old connections.
     id: Option<ConnectionId>,
     dialect: Dialect,
+    address: Arc<str>,
+    told: Arc<Told>,
+}
+
+/// Warnings about one server that the log has already. It gets each once, and not with each
+/// connection.
+#[derive(Debug, Default)]
+pub(super) struct Told(Mutex<Vec<String>>);
+
+impl Told {
+    const MOST: usize = 16;
+
+    /// Whether it is news.
+    fn is_new(&self, warning: &str) -> bool {
+        let mut told = self.0.lock();
+        let is_new = told.len() < Self::MOST && !told.iter().any(|earlier| earlier == warning);
+        if is_new {
+            told.push(warning.to_owned());
+        }
+        is_new
+    }
 }
 
 /// How the server is talked to.
@@ -161,11 +182,16 @@ impl Connection {
             let mut kill = cmd("CLIENT");
             kill.arg("KILL").arg("ID").arg(suspect.client_id);
             match redis.send_packed_command(&kill).await? {
-                Value::ServerError(error) => tracing::warn!(
-                    "a lost connection could not be closed ({}); what it had in flight may stay \
-                     locked for its time to live",
-                    describe(&error)
-                ),
+                Value::ServerError(error) => {
+                    let cause = describe(&error);
+                    if self.told.is_new(&cause) {
+                        tracing::warn!(
+                            node = %self.address, %cause,
+                            "connections that were lost can't be closed; what they had in flight \
+                             may stay locked for its time to live"
+                        );
+                    }
+                }
                 _closed_or_gone => {}
             }
         }
@@ -183,6 +209,7 @@ pub(super) struct Manager {
     /// In the guarded mode.
     pub(super) guarding: Option<Arc<Guarding>>,
     pub(super) checks: Checks,
+    pub(super) told: Arc<Told>,
 }
 
 impl ManageConnection for Manager {
@@ -240,7 +267,8 @@ impl Manager {
                 native_delete: self.find_native_delete(&mut redis, &trial_key).await?,
             },
         };
-        Ok(Connection { redis, broken, id, dialect })
+        let (address, told) = (Arc::clone(&self.address), Arc::clone(&self.told));
+        Ok(Connection { redis, broken, id, dialect, address, told })
     }
 
     /// A key to try rights on. Its random end makes it new, so that a trial can neither meet nor
@@ -331,10 +359,10 @@ impl Manager {
     fn object(&self, check: ServerCheck, objection: String) -> Result<(), Cause> {
         match self.checks.policy(check) {
             CheckPolicy::Refuse => return Err(Cause(objection.into())),
-            CheckPolicy::Warn => {
+            CheckPolicy::Warn if self.told.is_new(&objection) => {
                 tracing::warn!(node = %self.address, ?check, objection, "server check failed");
             }
-            CheckPolicy::Ignore => {}
+            CheckPolicy::Warn | CheckPolicy::Ignore => {}
         }
         Ok(())
     }
