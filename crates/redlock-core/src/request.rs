@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::Moment;
-use crate::config::{WakeUp, check_label};
+use crate::config::{ConfigError, WakeUp, check_label};
 use crate::deference::Deference;
 use crate::error::LockError;
 use crate::guard::Guard;
@@ -112,7 +112,7 @@ impl Request {
         self
     }
 
-    /// For how long the lock may be held at most, renewals and extensions included.
+    /// For how long the lock may be held at most, renewals and extensions included: at least 1 ms.
     ///
     /// The default is no bound.
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
@@ -127,6 +127,29 @@ impl Request {
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
         self
+    }
+
+    /// Checks the key, the time to live and the label without locking anything: for settings that are
+    /// read when a service starts.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use redlock_core::Redlock;
+    ///
+    /// let redlock = Redlock::in_memory();
+    /// let error = redlock.lock("report").ttl(Duration::from_secs(30)).check().unwrap_err();
+    /// assert!(error.to_string().contains("max_ttl"), "{error}");
+    /// assert!(redlock.lock("report").ttl(Duration::from_secs(5)).check().is_ok());
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](crate::ErrorKind::Invalid), as awaiting the request would return it.
+    pub fn check(&self) -> Result<(), LockError> {
+        self.key.clone().map_err(LockError::invalid)?;
+        self.service.config.usable_ttl(self.ttl).map_err(LockError::invalid)?;
+        self.usable_label()?;
+        Ok(())
     }
 }
 
@@ -158,9 +181,10 @@ impl Request {
         let service = &self.service;
         let key = self.key.clone().map_err(LockError::invalid)?;
         let ttl = service.config.usable_ttl(self.ttl).map_err(LockError::invalid)?;
+        self.check_max_hold()?;
         let wish =
             Wish { ttl, label: self.usable_label()?, attempts: Arc::clone(&service.attempts) };
-        service.check_open()?;
+        service.check_usable()?;
         let began = service.now();
         let mut turn = self.stand_in_line(&key, &wish).await?;
         let (full_key, group) = (service.full_key(&key), service.group_of(&key));
@@ -228,6 +252,17 @@ impl Request {
             }
         };
         Ok(or_closed(&self.service.closing, timeout(pause, freed)).await?.is_ok())
+    }
+
+    fn check_max_hold(&self) -> Result<(), LockError> {
+        match self.max_hold {
+            Some(max_hold) if max_hold < Duration::from_millis(1) => {
+                let fix = "nothing can be done in that time: set at least 1ms, or leave it out";
+                let error = ConfigError::new("max_hold", format!("{max_hold:?}"), fix);
+                Err(LockError::invalid(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn usable_label(&self) -> Result<Arc<str>, LockError> {

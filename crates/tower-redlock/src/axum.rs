@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use redlock_core::{FencingToken, Key, Lease};
 
+use crate::outage::Outage;
 use crate::rejection::Rejection;
 use crate::scope::LockScope;
 
@@ -28,6 +29,8 @@ use crate::scope::LockScope;
 ///         Key::hashed(format!("account:{}", self.0))
 ///     }
 /// }
+///
+/// assert_eq!(AccountId("7".into()).lock_key().as_bytes(), b"account:7");
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say which lock belongs to it",
@@ -69,8 +72,10 @@ impl<T: LockResource> LockResource for Json<T> {
 /// [`RedlockLayer`](crate::RedlockLayer) on the router.
 ///
 /// ```
-/// use axum::{Router, extract::Path, routing::post};
+/// use axum::{Router, body::Body, extract::Path, routing::post};
+/// use http::{Request, StatusCode};
 /// use redlock_core::{Key, Redlock};
+/// use tower::ServiceExt;
 /// use tower_redlock::{LockResource, Locked, RedlockLayer};
 /// # use serde::Deserialize;
 /// # #[derive(Deserialize)] struct AccountId(String);
@@ -83,13 +88,23 @@ impl<T: LockResource> LockResource for Json<T> {
 ///     format!("locked for another {:?}", account.lease().remaining())
 /// }
 ///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let redlock = Redlock::in_memory();
 /// let app: Router = Router::new()
 ///     .route("/accounts/{id}/withdrawals", post(withdraw))
-///     .layer(RedlockLayer::scope_only(Redlock::in_memory()));
+///     .layer(RedlockLayer::scope_only(redlock.clone()));
+/// let request = || Request::post("/accounts/7/withdrawals").body(Body::empty());
+///
+/// assert_eq!(app.clone().oneshot(request()?).await?.status(), StatusCode::OK);
+/// let _held = redlock.lock("account:7").await?;
+/// assert_eq!(app.oneshot(request()?).await?.status(), StatusCode::LOCKED);
+/// # Ok(()) }
 /// ```
 ///
-/// The key may come from the body: `Locked<Json<T>>` as the last argument. The lock is taken when
-/// the body was read, so that a slow upload holds nothing.
+/// The key may come from the body: `Locked<Json<T>>` as the last argument. The lock is acquired when
+/// the body was read, so that a slow upload holds nothing. Beside a `Locked<Path<T>>`, the body is read
+/// under the lock, unless a [`ReadBodyLayer`](crate::ReadBodyLayer) over the handler has read it.
 ///
 /// Without a lock the handler is not called: the answer is 423, 503, or whatever `R` rejects the
 /// request with; 500 without a layer.
@@ -178,7 +193,8 @@ impl<S: Sync> FromRequestParts<S> for LockScope {
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
-        parts.extensions.get().cloned().ok_or_else(Rejection::missing_layer)
+        let scope = parts.extensions.get().cloned();
+        scope.ok_or_else(|| Rejection::missing_layer().logged(&Outage::default()))
     }
 }
 

@@ -128,11 +128,34 @@ impl<B> fmt::Debug for ResponseBody<B> {
 /// The error of a body that was sent under a lock, when that was lost.
 ///
 /// ```
-/// use tower_redlock::LockLost;
+/// use std::convert::Infallible;
 ///
-/// fn why(error: &(dyn std::error::Error + 'static)) -> Option<redlock_core::LostReason> {
+/// use axum::{Router, body::{Body, Bytes}, routing::post};
+/// use http::{Request, StatusCode};
+/// use http_body_util::BodyExt;
+/// use redlock_core::{LostReason, Redlock};
+/// use tower::ServiceExt;
+/// use tower_redlock::{Hold, LockLost, RedlockLayer, key};
+///
+/// fn why(error: &(dyn std::error::Error + 'static)) -> Option<LostReason> {
 ///     error.downcast_ref::<LockLost>().map(LockLost::reason)
 /// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let endless = || async {
+/// #     Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>())
+/// # };
+/// let redlock = Redlock::in_memory();
+/// let layer = RedlockLayer::new(redlock.clone(), key::path()).hold(Hold::Body);
+/// let app: Router = Router::new().route("/", post(endless)).layer(layer);
+/// let response = app.oneshot(Request::post("/").body(Body::empty())?).await?;
+/// assert_eq!(response.status(), StatusCode::OK);
+///
+/// redlock.close(std::time::Duration::ZERO).await;
+/// let error = response.into_body().collect().await.unwrap_err();
+/// assert_eq!(why(&*error.into_inner()), Some(LostReason::Closed));
+/// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
 pub struct LockLost(LostReason);

@@ -4,11 +4,20 @@
 //! [`FencingToken`] in its [`HEADER`] the other side can tell.
 //!
 //! ```
-//! use axum::extract::Path;
+//! use axum::{Router, extract::Path, routing::post};
 //! use axum::http::{Request, StatusCode};
 //! use tower_redlock::{LockResource, Locked, fencing};
+//! # use axum::body::Body;
+//! # use serde::Deserialize;
+//! # use tower::ServiceExt;
+//! # use tower_redlock::RedlockLayer;
+//! # use tower_redlock::redlock_core::{Key, Redlock};
+//! # #[derive(Deserialize)] struct AccountId(String);
+//! # impl LockResource for AccountId {
+//! #     fn lock_key(&self) -> Key { Key::hashed(format!("account:{}", self.0)) }
+//! # }
 //!
-//! async fn withdraw<T: LockResource>(account: Locked<T>) -> Result<(), StatusCode> {
+//! async fn withdraw(account: Locked<Path<AccountId>>) -> Result<(), StatusCode> {
 //!     let token = account.fencing_token().ok_or(StatusCode::INTERNAL_SERVER_ERROR)?;
 //!     let request = Request::post("http://bank/accounts/7/withdrawals")
 //!         .header(fencing::HEADER, token.to_string());
@@ -16,22 +25,42 @@
 //! #   assert!(request.body(()).is_ok());
 //!     Ok(())
 //! }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let app: Router = Router::new()
+//! #     .route("/accounts/{id}/withdrawals", post(withdraw))
+//! #     .layer(RedlockLayer::scope_only(Redlock::in_memory()));
+//! # let request = Request::post("/accounts/7/withdrawals").body(Body::empty())?;
+//! # assert_eq!(app.oneshot(request).await?.status(), StatusCode::OK);
+//! # Ok(()) }
 //! ```
 //!
 //! The service that is called puts a [`FenceLayer`] in front of what must not be late:
 //!
 //! ```
-//! use axum::{Extension, Router, routing::post};
+//! use axum::{Extension, Router, body::Body, routing::post};
+//! use http::{Request, StatusCode};
+//! use tower::ServiceExt;
 //! use tower_redlock::redlock_core::FencingToken;
-//! use tower_redlock::{FenceLayer, MemoryFences, key};
+//! use tower_redlock::{FenceLayer, MemoryFences, fencing, key};
 //!
 //! async fn withdraw(Extension(token): Extension<FencingToken>) {
 //!     // UPDATE accounts SET …, fence = $token WHERE id = $id AND fence <= $token
 //! }
 //!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let app: Router = Router::new()
 //!     .route("/accounts/{id}/withdrawals", post(withdraw))
 //!     .layer(FenceLayer::new(MemoryFences::new(), key::path()));
+//! let request = |token: u64| {
+//!     let request = Request::post("/accounts/7/withdrawals").header(fencing::HEADER, token);
+//!     request.body(Body::empty())
+//! };
+//! assert_eq!(app.clone().oneshot(request(43)?).await?.status(), StatusCode::OK);
+//! let late = app.oneshot(request(42)?).await?;
+//! assert_eq!(late.status(), StatusCode::PRECONDITION_FAILED);
+//! # Ok(()) }
 //! ```
 //!
 //! The layer checks a request when it comes in, and lets no earlier one in afterwards. It can't

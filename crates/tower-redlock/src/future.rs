@@ -40,7 +40,11 @@ pin_project! {
     enum State<S, ReqBody, F, ResBody, E> {
         Acquiring {
             acquiring: BoxFuture<Result<Guard, LockError>>,
-            call: Option<(ScopeOwner, S, Request<ReqBody>)>,
+            call: Option<Call<S, ReqBody>>,
+        },
+        Readying {
+            lost: Option<BoxFuture<LostReason>>,
+            call: Option<Call<S, ReqBody>>,
         },
         Handling {
             #[pin]
@@ -56,6 +60,20 @@ pin_project! {
     }
 }
 
+/// A request on its way to the inner service, and the locks that it takes along.
+pub(crate) struct Call<S, ReqBody> {
+    service: S,
+    request: Request<ReqBody>,
+    // After the service: the locks outlive the place that it may have reserved.
+    owner: ScopeOwner,
+}
+
+impl<S, ReqBody> Call<S, ReqBody> {
+    pub(crate) fn new(owner: ScopeOwner, service: S, request: Request<ReqBody>) -> Self {
+        Self { service, request, owner }
+    }
+}
+
 impl<S, ReqBody, ResBody> ResponseFuture<S, ReqBody, ResBody>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
@@ -67,18 +85,13 @@ where
         Self { state: State::Rejected { rejection: Some(rejection) } }
     }
 
-    pub(crate) fn acquiring(
-        lock: redlock_core::Request,
-        owner: ScopeOwner,
-        service: S,
-        request: Request<ReqBody>,
-    ) -> Self {
-        let call = Some((owner, service, request));
-        Self { state: State::Acquiring { acquiring: lock.into_future(), call } }
-    }
-
-    pub(crate) fn handling(owner: ScopeOwner, service: S, request: Request<ReqBody>) -> Self {
-        Self { state: State::begin(owner, service, request) }
+    /// Acquires the lock, if there is one to acquire, and then calls the service.
+    pub(crate) fn new(lock: Option<redlock_core::Request>, call: Call<S, ReqBody>) -> Self {
+        let state = match lock {
+            Some(lock) => State::Acquiring { acquiring: lock.into_future(), call: Some(call) },
+            None => State::Readying { lost: None, call: Some(call) },
+        };
+        Self { state }
     }
 }
 
@@ -89,15 +102,30 @@ where
     S::Error: Send + 'static,
     ResBody: Body + Send + 'static,
 {
-    fn begin(owner: ScopeOwner, mut service: S, request: Request<ReqBody>) -> Self {
+    /// The lock is there, and the inner service may not be ready. Whatever becomes of a handler
+    /// without its lock, one that has not begun does not begin then.
+    fn readying(guard: Guard, call: Call<S, ReqBody>) -> Self {
+        call.owner.own(guard);
+        let lost: BoxFuture<LostReason> = Box::pin(call.owner.lost());
+        Self::Readying { lost: Some(lost), call: Some(call) }
+    }
+
+    /// The inner service is ready.
+    fn begin(call: Call<S, ReqBody>, lost: Option<BoxFuture<LostReason>>) -> Self {
+        let Call { owner, mut service, request } = call;
         let settings = Arc::clone(owner.settings());
-        let handling = Handling::new(service.call(request), owner);
+        let handling = Handling::new(service.call(request), owner, lost);
         match settings.on_disconnect {
             Disconnect::Cancel => Self::Handling { handling },
             Disconnect::Detach => {
                 Self::Detached { task: settings.detached.spawn(handling), settings }
             }
         }
+    }
+
+    /// The inner service is not called: the locks are released before this is yielded.
+    fn ended(handled: Handled<ResBody, S::Error>, call: Call<S, ReqBody>) -> Self {
+        Self::Handling { handling: Handling::ended(handled, call.owner) }
     }
 }
 
@@ -117,14 +145,28 @@ where
                 StateProj::Acquiring { acquiring, call } => {
                     let acquired = ready!(acquiring.as_mut().poll(cx));
                     match (acquired, call.take()) {
-                        (Ok(guard), Some((owner, service, request))) => {
-                            owner.own(guard);
-                            State::begin(owner, service, request)
-                        }
-                        (Err(error), Some((owner, ..))) => {
-                            State::Rejected { rejection: Some(owner.settings().rejected(error)) }
+                        (Ok(guard), Some(call)) => State::readying(guard, call),
+                        (Err(error), Some(call)) => {
+                            let rejection = call.owner.settings().rejected(error);
+                            State::Rejected { rejection: Some(rejection) }
                         }
                         (_, None) => State::Rejected { rejection: None },
+                    }
+                }
+                StateProj::Readying { lost, call } => {
+                    let gone = poll_lost(lost, cx);
+                    let ready = match call {
+                        Some(call) if gone.is_none() => ready!(call.service.poll_ready(cx)),
+                        _ => Ok(()),
+                    };
+                    match (gone, ready, call.take()) {
+                        (Some(reason), _, Some(call)) => {
+                            let rejection = call.owner.settings().rejected(Rejection::lost(reason));
+                            State::ended(Ok(respond(rejection)), call)
+                        }
+                        (None, Err(error), Some(call)) => State::ended(Err(error), call),
+                        (None, Ok(()), Some(call)) => State::begin(call, lost.take()),
+                        (_, _, None) => State::Rejected { rejection: None },
                     }
                 }
                 StateProj::Handling { handling } => return handling.poll(cx),
@@ -133,7 +175,7 @@ where
                         Ok(handled) => handled,
                         Err(error) => match error.try_into_panic() {
                             Ok(panic) => resume_unwind(panic),
-                            Err(_) => Ok(respond(settings.rejected(Rejection::shutting_down()))),
+                            Err(_) => Ok(respond(settings.rejected(Rejection::closing()))),
                         },
                     });
                 }
@@ -148,6 +190,14 @@ where
     }
 }
 
+/// Why a lock is lost, if one is.
+fn poll_lost(lost: &mut Option<BoxFuture<LostReason>>, cx: &mut Context<'_>) -> Option<LostReason> {
+    match lost.as_mut()?.as_mut().poll(cx) {
+        Poll::Ready(reason) => Some(reason),
+        Poll::Pending => None,
+    }
+}
+
 impl<S, ReqBody, ResBody> fmt::Debug for ResponseFuture<S, ReqBody, ResBody>
 where
     S: Service<Request<ReqBody>>,
@@ -155,6 +205,7 @@ where
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
             State::Acquiring { .. } => "acquiring",
+            State::Readying { .. } => "readying",
             State::Handling { .. } => "handling",
             State::Detached { .. } => "detached",
             State::Rejected { .. } => "rejected",
@@ -181,12 +232,18 @@ pin_project! {
 }
 
 impl<F, B, E> Handling<F, B, E> {
-    fn new(handler: F, owner: ScopeOwner) -> Self {
+    fn new(handler: F, owner: ScopeOwner, lost: Option<BoxFuture<LostReason>>) -> Self {
         let lost = match owner.settings().on_lost {
-            Lost::Abort => Some(Box::pin(owner.lost()) as BoxFuture<LostReason>),
+            Lost::Abort => Some(lost.unwrap_or_else(|| Box::pin(owner.lost()))),
             Lost::Continue => None,
         };
         Self { handler: Some(handler), lost, owner: Some(owner), handled: None, releasing: None }
+    }
+
+    /// The handler is not called.
+    fn ended(handled: Handled<B, E>, owner: ScopeOwner) -> Self {
+        let releasing = Some(Box::pin(owner.release()) as BoxFuture<()>);
+        Self { handler: None, lost: None, owner: None, handled: Some(handled), releasing }
     }
 }
 
@@ -200,10 +257,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         if let Some(handler) = this.handler.as_mut().as_pin_mut() {
-            let lost = this.lost.as_mut().map_or(Poll::Pending, |lost| lost.as_mut().poll(cx));
-            let handled = match lost {
-                Poll::Ready(reason) => Err(reason),
-                Poll::Pending => Ok(ready!(handler.poll(cx))),
+            let handled = match poll_lost(this.lost, cx) {
+                Some(reason) => Err(reason),
+                None => Ok(ready!(handler.poll(cx))),
             };
             this.handler.set(None);
             let Some(owner) = this.owner.take() else { return Poll::Pending };

@@ -4,11 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 use redlock_core::Key;
+
+pub use crate::path::normalized as normalized_path;
 
 /// A key function as a layer keeps it.
 pub(crate) type KeyFn = Arc<dyn Fn(&Parts) -> Result<Option<Key>, KeyRejection> + Send + Sync>;
+
+/// Whether a layer derives a key for this method. By default it does for all but `OPTIONS`: a CORS
+/// preflight carries neither the headers of its request nor its work.
+pub(crate) fn is_selected(methods: Option<&[Method]>, method: &Method) -> bool {
+    methods.map_or(method != Method::OPTIONS, |methods| methods.contains(method))
+}
 
 /// What a key function may return.
 ///
@@ -140,17 +148,21 @@ impl<T: IntoResourceKey, E: Into<KeyRejection>> IntoResourceKey for Result<T, E>
     }
 }
 
-/// The value of a header, such as `idempotency-key`; 400 if it is missing or sent twice, and 500
-/// if no header can have that name.
+/// The value of a header after `header:`, the name and `:`, such as `header:idempotency-key:42`. The
+/// answer is 400 if the header is missing or sent twice, and 500 if no header can have that name.
 ///
-/// Two clients may send the same value: scope it by who they are, for example with
-/// [`prefixed`] or a key function of your own that knows the tenant.
+/// The value can't name a lock of another kind: a client that sends `account:7` does not lock the
+/// account 7. Two clients may send the same value: use a key function of your own that knows the
+/// tenant.
 ///
 /// ```
-/// use redlock_core::Redlock;
-/// use tower_redlock::{RedlockLayer, key};
+/// use http::Request;
+/// use tower_redlock::key;
 ///
-/// RedlockLayer::new(Redlock::in_memory(), key::header("idempotency-key"));
+/// let (parts, ()) = Request::post("/").header("idempotency-key", "42").body(())?.into_parts();
+/// let key = key::header("idempotency-key")(&parts)?;
+/// assert_eq!(key.as_bytes(), b"header:idempotency-key:42");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn header(name: &'static str) -> impl Fn(&Parts) -> Result<Key, KeyRejection> + Clone {
     let valid = HeaderName::from_bytes(name.as_bytes()).ok();
@@ -161,7 +173,10 @@ pub fn header(name: &'static str) -> impl Fn(&Parts) -> Result<Key, KeyRejection
         };
         let mut values = parts.headers.get_all(valid).iter();
         match (values.next(), values.next()) {
-            (Some(value), None) if !value.is_empty() => Ok(Key::hashed(value)),
+            (Some(value), None) if !value.is_empty() => {
+                let name = valid.as_str().as_bytes();
+                Ok(Key::hashed([b"header:", name, b":", value.as_bytes()].concat()))
+            }
             (Some(_), None) => Err(format!("the header `{name}` is empty").into()),
             (Some(_), Some(_)) => {
                 Err(format!("the header `{name}` was sent more than once").into())
@@ -171,24 +186,49 @@ pub fn header(name: &'static str) -> impl Fn(&Parts) -> Result<Key, KeyRejection
     }
 }
 
-/// The path of the request, without the query. Under axum the whole path, in nested routers too.
-pub fn path() -> impl Fn(&Parts) -> Key + Clone {
-    |parts| Key::hashed(full_path(parts))
-}
-
-/// The method and the path of the request, such as `POST:/payments`.
-pub fn method_and_path() -> impl Fn(&Parts) -> Key + Clone {
-    |parts| Key::hashed(format!("{}:{}", parts.method, full_path(parts)))
-}
-
-/// What another key function yields, after a prefix and `:`.
+/// The [path](normalized_path) of the request after `path:`, such as `path:/orders/42`: without the
+/// query, and one key for all spellings of a path.
 ///
 /// ```
-/// use redlock_core::Redlock;
-/// use tower_redlock::{RedlockLayer, key};
+/// use http::Request;
+/// use tower_redlock::key;
+///
+/// for spelling in ["/orders/42?page=2", "/orders/4%32"] {
+///     let (parts, ()) = Request::get(spelling).body(())?.into_parts();
+///     assert_eq!(key::path()(&parts).as_bytes(), b"path:/orders/42");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn path() -> impl Fn(&Parts) -> Key + Clone {
+    |parts| Key::hashed(format!("path:{}", normalized_path(parts)))
+}
+
+/// The method and the [path](normalized_path) of the request after `method:`, such as
+/// `method:POST:/payments`.
+///
+/// ```
+/// use http::Request;
+/// use tower_redlock::key;
+///
+/// let (parts, ()) = Request::post("/payments").body(())?.into_parts();
+/// assert_eq!(key::method_and_path()(&parts).as_bytes(), b"method:POST:/payments");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn method_and_path() -> impl Fn(&Parts) -> Key + Clone {
+    |parts| Key::hashed(format!("method:{}:{}", parts.method, normalized_path(parts)))
+}
+
+/// The key of another key function, after a prefix and `:`.
+///
+/// ```
+/// use http::Request;
+/// use tower_redlock::key;
 ///
 /// let per_payment = key::prefixed("payments", key::header("idempotency-key"));
-/// RedlockLayer::new(Redlock::in_memory(), per_payment);
+/// let (parts, ()) = Request::post("/").header("idempotency-key", "42").body(())?.into_parts();
+/// let key = per_payment(&parts)?.unwrap();
+/// assert_eq!(key.as_bytes(), b"payments:header:idempotency-key:42");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn prefixed<F, T>(
     prefix: &'static str,
@@ -202,18 +242,6 @@ where
         let key = key_fn(parts).into_resource_key()?;
         Ok(key.map(|key| Key::hashed([prefix.as_bytes(), b":", key.as_bytes()].concat())))
     }
-}
-
-#[cfg(feature = "axum")]
-pub(crate) fn full_path(parts: &Parts) -> &str {
-    // A nested router strips its prefix: /eu/orders and /us/orders would share a lock.
-    let original = parts.extensions.get::<axum::extract::OriginalUri>();
-    original.map_or_else(|| parts.uri.path(), |uri| uri.0.path())
-}
-
-#[cfg(not(feature = "axum"))]
-pub(crate) fn full_path(parts: &Parts) -> &str {
-    parts.uri.path()
 }
 
 #[cfg(test)]
@@ -258,7 +286,7 @@ mod tests {
     fn a_header_must_be_there_once() {
         let of = header("idempotency-key");
         let request = Request::builder().header("Idempotency-Key", "k1");
-        assert_eq!(of(&parts(request)), Ok(key("k1")));
+        assert_eq!(of(&parts(request)), Ok(key("header:idempotency-key:k1")));
         for (request, said) in [
             (Request::builder(), "`idempotency-key` is missing"),
             (Request::builder().header("idempotency-key", ""), "`idempotency-key` is empty"),
@@ -283,8 +311,19 @@ mod tests {
     #[test]
     fn a_path_does_not_include_the_query() {
         let request = || parts(Request::builder().method("PUT").uri("/orders/7?dry=1"));
-        assert_eq!(path()(&request()), key("/orders/7"));
-        assert_eq!(method_and_path()(&request()), key("PUT:/orders/7"));
-        assert_eq!(prefixed("eu", path())(&request()), Ok(Some(key("eu:/orders/7"))));
+        assert_eq!(path()(&request()), key("path:/orders/7"));
+        assert_eq!(method_and_path()(&request()), key("method:PUT:/orders/7"));
+        assert_eq!(prefixed("eu", path())(&request()), Ok(Some(key("eu:path:/orders/7"))));
+    }
+
+    #[test]
+    fn a_request_can_not_choose_a_key_of_another_kind() {
+        let request = Request::builder().method("path").uri("/7").header("account", "7");
+        let parts = parts(request);
+        let keys = [header("account")(&parts).unwrap(), path()(&parts), method_and_path()(&parts)];
+        let kinds = ["header:", "path:/", "method:"];
+        for (key, kind) in keys.iter().zip(kinds) {
+            assert!(key.as_bytes().starts_with(kind.as_bytes()), "{key:?}");
+        }
     }
 }

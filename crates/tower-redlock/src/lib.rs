@@ -5,12 +5,20 @@
 //! use redlock_core::Redlock;
 //! use tower_redlock::{RedlockLayer, key};
 //!
+//! # use axum::body::Body;
+//! # use http::{Request, StatusCode};
+//! # use tower::ServiceExt;
 //! # async fn pay() {}
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // Redlock::new(Config::servers(["redis://a", "redis://b", "redis://c"]).build()?)
 //! let redlock = Redlock::in_memory();
 //! let app: Router = Router::new()
 //!     .route("/payments", post(pay))
 //!     .layer(RedlockLayer::new(redlock, key::header("idempotency-key")));
+//! # let request = Request::post("/payments").header("idempotency-key", "1").body(Body::empty())?;
+//! # assert_eq!(app.oneshot(request).await?.status(), StatusCode::OK);
+//! # Ok(()) }
 //! ```
 //!
 //! - [`RedlockLayer`] derives a key from each request, locks it, and releases it before the
@@ -18,6 +26,8 @@
 //!   [`http`]: axum, tonic, hyper.
 //! - [`Locked<R>`](Locked) is an axum extractor whose argument is locked while the handler runs.
 //! - [`LockScope`] locks more, from within a handler.
+//! - [`ReadBodyLayer`] reads the body of a request before anything is locked, bounded in size and time:
+//!   a slow client does not keep the lock.
 //! - [`FenceLayer`] is for the other side: a service that is called under a lock refuses requests
 //!   that come when the lock has passed on. See [`fencing`].
 //! - [`IdempotencyLayer`](idempotency::IdempotencyLayer) carries a request with an
@@ -32,6 +42,8 @@
 //! |---|---|---|
 //! | [another request holds the lock](#locked) | 423 and `Retry-After` | `…#locked` |
 //! | [the lock service is not there](#lock-unavailable) | 503 and `Retry-After` | `…#lock-unavailable` |
+//! | [the lock service does not vote yet](#lock-quarantined) | 503 and `Retry-After` | `…#lock-quarantined` |
+//! | [the service is closing](#closing) | 503 and `Retry-After` | `…#closing` |
 //! | [the lock was lost while the handler ran](#lock-lost) | 503 and `Retry-After` | `…#lock-lost` |
 //! | [the request has no usable key](#bad-lock-key) | 400, or what the key function says | `…#bad-lock-key` |
 //! | [`Locked<_>` without a layer](#missing-lock-layer) | 500 | `…#missing-lock-layer` |
@@ -41,7 +53,7 @@
 //! | [the store of fencing tokens is not there](#fences-unavailable) | 503 and `Retry-After` | `…#fences-unavailable` |
 //! | [there is no idempotency key, or none that can be one](#bad-idempotency-key) | 400 | `…#bad-idempotency-key` |
 //! | [the idempotency key was used for another request](#idempotency-key-reused) | 422 | `…#idempotency-key-reused` |
-//! | [the body of the request is too large, or broke off](#bad-body) | 413, 400 | `…#bad-body` |
+//! | [the body of the request is too large or too slow, or broke off](#bad-body) | 413, 408, 400 | `…#bad-body` |
 //! | [the store of answers is not there](#records-unavailable) | 503 and `Retry-After` | `…#records-unavailable` |
 //! | [the answer was not kept](#answer-not-kept) | 410 | `…#answer-not-kept` |
 //!
@@ -63,7 +75,7 @@
 //!     .layer(RedlockLayer::new(redlock.clone(), key::path()))
 //!     .service_fn(handle);
 //!
-//! let _held = redlock.lock("/orders/42").await?;
+//! let _held = redlock.lock("path:/orders/42").await?;
 //! let response = service.oneshot(Request::post("/orders/42").body(String::new())?).await?;
 //! assert_eq!(response.status(), StatusCode::LOCKED);
 //! assert!(response.headers().contains_key(RETRY_AFTER));
@@ -75,7 +87,15 @@
 //! rounded up; `retry_after_ms` in the body is more exact. They may release it sooner, or renew.
 //!
 //! ## lock-unavailable
-//! No majority of the lock servers answered, or the service is shutting down. Nothing was done.
+//! No majority of the lock servers answered in time. Nothing was done.
+//!
+//! ## lock-quarantined
+//! The lock servers answer, and do not vote until all locks that they may have forgotten have expired:
+//! a server was restarted without its data, for example. `Retry-After` says when. Nothing was done.
+//!
+//! ## closing
+//! The instance of the service that was asked is shutting down. Nothing was done by this request, unless
+//! its handler was stopped with it.
 //!
 //! ## lock-lost
 //! The handler was stopped because its lock was lost. It may have done part of its work.
@@ -106,7 +126,8 @@
 //! The same `Idempotency-Key` came with another method, path, query or body. Nothing was done.
 //!
 //! ## bad-body
-//! The body is larger than the service takes, or the client stopped in its middle. Nothing was done.
+//! The body is larger than the service takes, took too long, or the client stopped in its middle.
+//! Nothing was done.
 //!
 //! ## records-unavailable
 //! Whether the request was carried out before could not be found out. Nothing was done.
@@ -164,18 +185,23 @@
 //! Authentication goes over the layer: whoever is not let in locks nothing. A timeout under the
 //! layer is part of the handler: its response waits for the release, as any other. One over the
 //! layer also counts the waiting for the lock; when it strikes, the lock is released in the
-//! background. Catching panics works on both sides, and tracing goes over all of them.
+//! background. A limit of concurrency goes under the layer, where it counts requests that are handled
+//! and none that waits for its lock. Catching panics works on both sides, and tracing goes over all of
+//! them.
 //!
 //! ```
 //! use std::time::Duration;
 //!
-//! use http::StatusCode;
+//! use axum::{Router, body::Body, routing::post};
+//! use http::{Request, StatusCode};
 //! use redlock_core::Redlock;
-//! use tower::ServiceBuilder;
+//! use tower::{ServiceBuilder, ServiceExt};
 //! use tower_http::timeout::TimeoutLayer;
 //! use tower_http::trace::TraceLayer;
 //! use tower_redlock::{RedlockLayer, key};
 //!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let stack = ServiceBuilder::new()
 //!     .layer(TraceLayer::new_for_http())
 //!     .layer(RedlockLayer::new(Redlock::in_memory(), key::path()))
@@ -183,7 +209,26 @@
 //!         StatusCode::GATEWAY_TIMEOUT,
 //!         Duration::from_secs(20),
 //!     ));
+//! let app: Router = Router::new().route("/", post(std::future::pending::<()>)).layer(stack);
+//!
+//! let response = app.oneshot(Request::post("/").body(Body::empty())?).await?;
+//! assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+//! # Ok(()) }
 //! ```
+//!
+//! # Logs
+//!
+//! With the feature `tracing`, each rejection is an event:
+//!
+//! | level | rejections |
+//! |---|---|
+//! | ERROR | a 500: a mistake in the service, such as `missing-lock-layer`; a `ttl` that can't work, when it is set |
+//! | WARN | the first of an outage; a lock that was lost; another 5xx of a key function |
+//! | INFO | the end of an outage, with how many requests were refused and how long it lasted |
+//! | DEBUG | the later ones of an outage; all while the service is closing; 423 and other 4xx |
+//!
+//! An outage is of one layer and its clones. It ends with the first lock that is acquired when no request
+//! was refused for five seconds.
 //!
 //! # What a lock does not do
 //!
@@ -216,6 +261,9 @@ mod guides;
 pub mod idempotency;
 pub mod key;
 mod layer;
+mod outage;
+mod path;
+mod read_body;
 mod rejection;
 mod scope;
 mod service;
@@ -234,6 +282,7 @@ pub use self::fencing::{FenceLayer, FenceService, FenceStore, MemoryFences};
 pub use self::future::ResponseFuture;
 pub use self::key::{IntoResourceKey, KeyRejection};
 pub use self::layer::RedlockLayer;
+pub use self::read_body::{ReadBodyLayer, ReadBodyService, WholeBody};
 pub use self::rejection::{Rejection, RejectionKind};
 pub use self::scope::LockScope;
 pub use self::service::RedlockService;

@@ -20,8 +20,10 @@ use crate::settings::Settings;
 /// A clone that outlives the request locks nothing any more.
 ///
 /// ```
-/// use axum::{Router, extract::Path, routing::post};
+/// use axum::{Router, body::Body, extract::Path, routing::post};
+/// use http::{Request, StatusCode};
 /// use redlock_core::Redlock;
+/// use tower::ServiceExt;
 /// use tower_redlock::{LockScope, RedlockLayer, Rejection};
 ///
 /// async fn transfer(
@@ -33,9 +35,18 @@ use crate::settings::Settings;
 ///     Ok(()) // both are locked until the response is ready
 /// }
 ///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let redlock = Redlock::in_memory();
 /// let app: Router = Router::new()
 ///     .route("/transfers/{from}/{to}", post(transfer))
-///     .layer(RedlockLayer::scope_only(Redlock::in_memory()));
+///     .layer(RedlockLayer::scope_only(redlock.clone()));
+/// let request = || Request::post("/transfers/7/8").body(Body::empty());
+///
+/// assert_eq!(app.clone().oneshot(request()?).await?.status(), StatusCode::OK);
+/// let _held = redlock.lock("account:8").await?;
+/// assert_eq!(app.oneshot(request()?).await?.status(), StatusCode::LOCKED);
+/// # Ok(()) }
 /// ```
 ///
 /// With other frameworks it is in the extensions of the request.
@@ -132,6 +143,7 @@ impl LockScope {
             request = request.wait(Duration::ZERO);
         }
         let guard = request.await.map_err(|error| self.rejected(error))?;
+        self.shared.settings.outage.succeeded();
         let lease = guard.lease().clone();
         let mut held = self.shared.held.lock();
         if held.over {
@@ -189,6 +201,7 @@ impl ScopeOwner {
 
     /// Takes the lock of the layer itself into the scope.
     pub(crate) fn own(&self, guard: Guard) {
+        self.settings().outage.succeeded();
         self.0.shared.held.lock().own = Some(guard);
     }
 

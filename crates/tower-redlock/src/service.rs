@@ -1,6 +1,5 @@
 //! The service: derives the key of a request and starts to lock it.
 
-use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -9,11 +8,14 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::body::ResponseBody;
-use crate::future::ResponseFuture;
+use crate::future::{Call, ResponseFuture};
 use crate::scope::ScopeOwner;
 use crate::settings::Settings;
 
 /// A service that calls the inner one under a lock. Made by [`RedlockLayer`](crate::RedlockLayer).
+///
+/// It is always ready. The readiness of the inner service is awaited under the lock, so that a limit
+/// of concurrency there counts requests that are handled and none that waits for its lock.
 #[derive(Clone, Debug)]
 pub struct RedlockService<S> {
     inner: S,
@@ -41,8 +43,8 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S, ReqBody, ResBody>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
@@ -53,15 +55,8 @@ where
         };
         let owner = ScopeOwner::new(Arc::clone(&self.settings));
         parts.extensions.insert(owner.scope());
-        // The service that was polled ready is the one to call; its clone may not be ready.
-        let unready = self.inner.clone();
-        let ready = mem::replace(&mut self.inner, unready);
-        let request = Request::from_parts(parts, body);
-        match key {
-            Some(key) => {
-                ResponseFuture::acquiring(self.settings.request(key), owner, ready, request)
-            }
-            None => ResponseFuture::handling(owner, ready, request),
-        }
+        let lock = key.map(|key| self.settings.request(key));
+        let call = Call::new(owner, self.inner.clone(), Request::from_parts(parts, body));
+        ResponseFuture::new(lock, call)
     }
 }

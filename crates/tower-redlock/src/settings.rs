@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use http::Method;
 use http::request::Parts;
-use redlock_core::{Key, Redlock, Renew, Request};
+use redlock_core::{Key, LockError, Redlock, Renew, Request};
 
 use crate::detached::Detached;
-use crate::key::{KeyFn, KeyRejection};
+use crate::key::{KeyFn, KeyRejection, is_selected};
+use crate::outage::Outage;
 use crate::rejection::{Rejection, Render};
 
 /// How long the lock of a request is held.
@@ -72,6 +73,7 @@ pub(crate) struct Settings {
     pub(crate) on_lost: Lost,
     pub(crate) render: Option<Render>,
     pub(crate) detached: Detached,
+    pub(crate) outage: Outage,
 }
 
 impl Settings {
@@ -89,15 +91,21 @@ impl Settings {
             on_lost: Lost::default(),
             render: None,
             detached: Detached::default(),
+            outage: Outage::default(),
         }
     }
 
     /// What the layer itself locks for a request.
     pub(crate) fn key_of(&self, parts: &Parts) -> Result<Option<Key>, KeyRejection> {
-        match &self.methods {
-            Some(methods) if !methods.contains(&parts.method) => Ok(None),
-            _ => (self.key_fn)(parts),
+        match is_selected(self.methods.as_deref(), &parts.method) {
+            true => (self.key_fn)(parts),
+            false => Ok(None),
         }
+    }
+
+    /// Whether the servers can keep a lock with these settings.
+    pub(crate) fn check(&self) -> Result<(), LockError> {
+        self.request(Key::hashed("check")).check()
     }
 
     pub(crate) fn request(&self, key: Key) -> Request {
@@ -112,7 +120,7 @@ impl Settings {
     }
 
     pub(crate) fn rejected(&self, rejection: impl Into<Rejection>) -> Rejection {
-        rejection.into().rendered_by(self.render.as_ref()).logged()
+        rejection.into().rendered_by(self.render.as_ref()).logged(&self.outage)
     }
 }
 
@@ -132,6 +140,7 @@ impl fmt::Debug for Settings {
             on_lost,
             render: _,
             detached,
+            outage: _,
         } = self;
         f.debug_struct("Settings")
             .field("redlock", redlock)

@@ -14,9 +14,10 @@ use http::{Method, Request, StatusCode};
 use redlock_core::{Config, Key, Redlock};
 use serde::Deserialize;
 use support::{Gate, problem, send};
+use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};
 use tower_redlock::{
-    KeyRejection, LockResource, LockScope, Locked, LockedRejection, RedlockLayer, Rejection,
-    RejectionKind, key,
+    FenceLayer, KeyRejection, LockResource, LockScope, Locked, LockedRejection, MemoryFences,
+    RedlockLayer, Rejection, RejectionKind, key,
 };
 
 #[derive(Deserialize)]
@@ -62,7 +63,10 @@ async fn a_second_request_with_the_key_of_a_running_one_is_answered_423() {
 
     gate.open();
     assert_eq!(first.await.unwrap().status(), StatusCode::OK);
-    assert!(!is_held(&redlock, "k").await, "released before the response is yielded");
+    assert!(
+        !is_held(&redlock, "header:idempotency-key:k").await,
+        "released before the response is yielded"
+    );
     assert_eq!(send(app, with_key("/", "k")).await.status(), StatusCode::OK);
 }
 
@@ -116,7 +120,7 @@ async fn a_request_without_a_usable_key_is_refused_with_the_status_of_the_key_fu
 #[tokio::test]
 async fn other_methods_and_requests_without_a_key_lock_nothing() {
     let redlock = Redlock::in_memory();
-    let _held = redlock.lock("k").await.unwrap();
+    let _held = redlock.lock("header:idempotency-key:k").await.unwrap();
     let app = Router::new().route("/", any(|| async {}));
     let posts = app.clone().layer(keyed(&redlock).methods([Method::POST, Method::PUT]));
     assert_eq!(send(posts.clone(), Request::get("/")).await.status(), StatusCode::OK);
@@ -127,6 +131,65 @@ async fn other_methods_and_requests_without_a_key_lock_nothing() {
 }
 
 #[tokio::test]
+async fn a_preflight_needs_no_key_unless_its_method_is_named() {
+    let redlock = Redlock::in_memory();
+    let preflight = || {
+        Request::builder()
+            .method(Method::OPTIONS)
+            .uri("/")
+            .header("origin", "https://shop.example")
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "idempotency-key")
+    };
+    let app = Router::new().route("/", any(|| async {}));
+    let by_default = app.clone().layer(keyed(&redlock));
+    assert_eq!(send(by_default.clone(), preflight()).await.status(), StatusCode::OK);
+    for method in [Method::GET, Method::HEAD, Method::POST, Method::DELETE, Method::TRACE] {
+        let keyless = Request::builder().method(method.clone()).uri("/");
+        let response = send(by_default.clone(), keyless).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{method}");
+    }
+    let named = app.clone().layer(keyed(&redlock).methods([Method::OPTIONS]));
+    assert_eq!(send(named, preflight()).await.status(), StatusCode::BAD_REQUEST);
+
+    let fences = FenceLayer::new(MemoryFences::new(), key::path());
+    let fenced = app.clone().layer(fences.clone());
+    assert_eq!(send(fenced, preflight()).await.status(), StatusCode::OK);
+    let named = app.layer(fences.methods([Method::OPTIONS]));
+    assert_eq!(send(named, preflight()).await.status(), StatusCode::PRECONDITION_REQUIRED);
+}
+
+#[tokio::test]
+async fn an_idempotent_request_is_locked_with_every_method_that_is_named() {
+    let gate = Gate::default();
+    let layer = IdempotencyLayer::new(Redlock::in_memory(), MemoryRecords::new());
+    let layer = layer.methods([Method::OPTIONS]);
+    let app = Router::new().route("/", any(gate.handler())).layer(layer);
+    let request =
+        || Request::builder().method(Method::OPTIONS).uri("/").header("idempotency-key", "k");
+    let first = tokio::spawn(send(app.clone(), request()));
+    gate.entered().await;
+    assert_eq!(send(app, request()).await.status(), StatusCode::LOCKED);
+    gate.open();
+    assert_eq!(first.await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_header_can_not_lock_a_resource_of_a_handler() {
+    let redlock = Redlock::in_memory();
+    let gate = Gate::default();
+    let app = Router::new()
+        .route("/payments", post(gate.handler()).layer(keyed(&redlock)))
+        .route("/accounts/{id}", post(|_: Locked<Path<AccountId>>| async {}))
+        .layer(RedlockLayer::scope_only(redlock));
+    let hostile = tokio::spawn(send(app.clone(), with_key("/payments", "account:7")));
+    gate.entered().await;
+    assert_eq!(send(app, Request::post("/accounts/7")).await.status(), StatusCode::OK);
+    gate.open();
+    assert_eq!(hostile.await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_closed_lock_service_is_503() {
     let redlock = Redlock::in_memory();
     redlock.close(Duration::ZERO).await;
@@ -134,7 +197,9 @@ async fn a_closed_lock_service_is_503() {
     let refused = send(app, with_key("/", "k")).await;
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(refused.headers()["retry-after"], "1");
-    assert_eq!(problem(refused).await["type"], "https://docs.rs/tower-redlock/#lock-unavailable");
+    let body = problem(refused).await;
+    assert_eq!(body["type"], "https://docs.rs/tower-redlock/#closing");
+    assert!(!body["detail"].to_string().contains("reached"), "{body}");
 }
 
 #[tokio::test]
@@ -149,7 +214,7 @@ async fn a_layer_that_asks_for_nonsense_is_500() {
 #[tokio::test]
 async fn rejections_can_be_changed_for_the_layer_and_for_extractors() {
     let redlock = Redlock::in_memory();
-    let _held = redlock.lock("k").await.unwrap();
+    let _held = redlock.lock("header:idempotency-key:k").await.unwrap();
     let _account = redlock.lock("account:7").await.unwrap();
     let layer = keyed(&redlock).methods([Method::POST]).on_rejection(|rejection| {
         let mut response = http::Response::new("busy");
@@ -291,7 +356,7 @@ async fn both(scope: LockScope, keys: [&'static str; 2]) -> Result<(), Rejection
 #[tokio::test]
 async fn nested_routers_lock_the_whole_path() {
     let redlock = Redlock::in_memory();
-    let _held = redlock.lock("/eu/orders").await.unwrap();
+    let _held = redlock.lock("path:/eu/orders").await.unwrap();
     let orders = Router::new()
         .route("/orders", get(|| async {}))
         .layer(RedlockLayer::new(redlock, key::path()));

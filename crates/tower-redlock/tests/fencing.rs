@@ -207,7 +207,7 @@ async fn a_scope_shows_the_lock_of_its_layer_while_the_request_lasts() {
     let app = Router::new().route("/", post(handler));
     let redlock = Redlock::in_memory();
     let keyed = app.clone().layer(RedlockLayer::new(redlock.clone(), key::path()));
-    assert_eq!(text(send(keyed, Request::post("/")).await).await, r#"Some("Key(\"/\")")"#);
+    assert_eq!(text(send(keyed, Request::post("/")).await).await, r#"Some("Key(\"path:/\")")"#);
     assert!(kept.lock().unwrap().take().unwrap().lease().is_none(), "the request is over");
 
     let unkeyed = app.layer(RedlockLayer::scope_only(redlock));

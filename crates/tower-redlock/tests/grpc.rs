@@ -51,7 +51,7 @@ async fn a_client_is_told_why_it_has_no_lock_as_a_status() {
     let redlock = Redlock::in_memory();
     let mut client = client(&redlock, Hold::Response).await;
     assert!(client.check(ask(Some("7"))).await.is_ok());
-    let held = redlock.lock("7").await.unwrap();
+    let held = redlock.lock("header:x-order:7").await.unwrap();
     let locked = client.check(ask(Some("7"))).await.unwrap_err();
     assert_eq!(locked.code(), Code::Aborted);
     assert_eq!(locked.message(), "another request holds the lock; try again later");

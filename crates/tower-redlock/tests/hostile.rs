@@ -76,7 +76,7 @@ async fn ten_thousand_keys_at_once_are_ten_thousand_locks() {
     for response in join_all(all).await {
         assert_eq!(response.unwrap().status(), StatusCode::OK);
     }
-    assert!(!redlock.inspect("7").await.unwrap().held);
+    assert!(!redlock.inspect("header:idempotency-key:7").await.unwrap().held);
 }
 
 #[tokio::test]
@@ -126,8 +126,8 @@ async fn a_body_that_is_not_read_holds_its_lock_until_max_hold_and_no_longer() {
     let max_hold = Duration::from_millis(1_500);
     let address = endless(keyed(&redlock).hold(Hold::Body).max_hold(max_hold)).await;
     let mut stalled = begins_to_read(address).await;
-    assert!(redlock.try_lock("k").await.unwrap_err().is_contended());
-    redlock.lock("k").wait(SOON).await.unwrap().release().await;
+    assert!(redlock.try_lock("header:idempotency-key:k").await.unwrap_err().is_contended());
+    redlock.lock("header:idempotency-key:k").wait(SOON).await.unwrap().release().await;
 
     // Whoever reads on finds no end of it, but a broken connection.
     let rest = tokio::time::timeout(SOON, stalled.read_to_end(&mut Vec::new())).await.unwrap();
@@ -139,8 +139,11 @@ async fn a_body_that_is_not_read_loses_its_lock_with_its_client() {
     let redlock = Redlock::in_memory();
     let address = endless(keyed(&redlock).hold(Hold::Body)).await;
     let stalled = begins_to_read(address).await;
-    assert!(redlock.try_lock("k").await.unwrap_err().is_contended());
+    assert!(redlock.try_lock("header:idempotency-key:k").await.unwrap_err().is_contended());
     drop(stalled);
-    let freed = eventually(SOON, "the lock is free", async || redlock.try_lock("k").await).await;
+    let freed = eventually(SOON, "the lock is free", async || {
+        redlock.try_lock("header:idempotency-key:k").await
+    })
+    .await;
     freed.release().await;
 }

@@ -11,6 +11,7 @@ use super::call::{Call, Calls};
 use super::connection::Cause;
 use super::link::Link;
 use super::mailbox::Mailbox;
+use super::outage::Standing;
 use super::wire::{Reply, ScriptBy};
 use crate::protocol::quorum::NodeAnswer;
 
@@ -27,6 +28,8 @@ pub(super) struct Batch<'l> {
     pub(super) sent: Instant,
     /// The answer to commands whose reply does not come.
     pub(super) fate: NodeAnswer,
+    /// What the answers say about the server.
+    pub(super) standing: Standing,
 }
 
 /// Why a connection is of no further use.
@@ -57,8 +60,16 @@ impl<'l> Batch<'l> {
     /// A batch without commands.
     pub(super) fn of(mailbox: &'l Mailbox, by: ScriptBy) -> Self {
         let fate = NodeAnswer::Failed("its connection task ended".into());
-        let (calls, sent) = (Calls::new(), Instant::now());
-        Self { mailbox, calls, by, answered: 0, unfit: None, sent, fate }
+        Self {
+            mailbox,
+            calls: Calls::new(),
+            by,
+            answered: 0,
+            unfit: None,
+            sent: Instant::now(),
+            fate,
+            standing: Standing::default(),
+        }
     }
 
     /// Reads replies and answers the commands; ready when all are answered.
@@ -82,14 +93,17 @@ impl<'l> Batch<'l> {
     /// joins `again`, and so do releases of the same key, which must not come before what they
     /// undo.
     pub(super) fn answer(&mut self, call: Call, replies: &mut Vec<Reply>, again: &mut Again<'_>) {
-        let by = self.by;
+        let (by, standing) = (self.by, &mut self.standing);
         let mut answer = |command: Command, reply| {
             let answer = match reply {
                 Reply::Again if by == ScriptBy::Hash => return again.commands.push(command),
                 Reply::Vote(_) if command.op.is_release() && again.precedes(&command) => {
                     return again.commands.push(command);
                 }
-                Reply::Vote(vote) => vote,
+                Reply::Vote(vote) => {
+                    standing.observe(command.op, &vote.answer);
+                    vote
+                }
                 Reply::Again => NodeAnswer::Failed("it forgets scripts at once".into()).into(),
                 Reply::Unfit(cause) => {
                     self.unfit = Some(Arc::clone(&cause));
@@ -110,7 +124,7 @@ impl<'l> Batch<'l> {
                 answer(release, next());
                 answer(acquire, next());
             }
-            Call::Releases(commands) | Call::Guarded(commands) => {
+            Call::Releases(commands) | Call::Reads(commands) | Call::Guarded(commands) => {
                 commands.into_iter().for_each(|command| answer(command, next()));
             }
             Call::PendingReleases(_) | Call::Kill(_) => {}

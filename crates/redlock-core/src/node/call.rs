@@ -4,7 +4,7 @@
 //! deletions alone; so are all votes in the guarded mode. Releases go out behind later commands,
 //! unless one of these is about the same key: commands of one key never overtake each other. The
 //! release of a lock and the acquisition of the next one are one call, so that nobody else gets the
-//! key in between.
+//! key in between. Reads are a call of their own, after everything else, and write nothing.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use super::{Command, Op};
 pub(super) enum Call {
     Single(Command),
     Releases(Vec<Command>),
+    Reads(Vec<Command>),
     Succession {
         release: Command,
         acquire: Command,
@@ -51,7 +52,9 @@ impl Call {
         let (first, second, others): (_, _, &[Command]) = match self {
             Self::Single(command) => (Some(command), None, &[]),
             Self::Succession { release, acquire, .. } => (Some(release), Some(acquire), &[]),
-            Self::Releases(commands) | Self::Guarded(commands) => (None, None, commands),
+            Self::Releases(commands) | Self::Reads(commands) | Self::Guarded(commands) => {
+                (None, None, commands)
+            }
             Self::PendingReleases(_) | Self::Kill(_) => (None, None, &[]),
         };
         first.into_iter().chain(second).chain(others)
@@ -62,7 +65,7 @@ impl Call {
         match self {
             Self::Single(command) => vec![command],
             Self::Succession { release, acquire, .. } => vec![release, acquire],
-            Self::Releases(commands) | Self::Guarded(commands) => commands,
+            Self::Releases(commands) | Self::Reads(commands) | Self::Guarded(commands) => commands,
             Self::PendingReleases(_) | Self::Kill(_) => Vec::new(),
         }
     }
@@ -77,6 +80,7 @@ impl Call {
 /// whether the server may vote would begin it, too.
 fn guarded(commands: Vec<Command>, by: ScriptBy) -> Calls {
     let mut calls = Calls::with_capacity(2);
+    let (commands, reads) = without_reads(commands, guarded::is_read);
     let mut votes = Vec::new();
     let mut releases = Vec::new();
     let last = commands.iter().map(|one| (guarded::is_no_vote(one.op), &one.key));
@@ -93,23 +97,31 @@ fn guarded(commands: Vec<Command>, by: ScriptBy) -> Calls {
     if !votes.is_empty() {
         calls.push_back(Call::Guarded(votes));
     }
-    push_releases(&mut calls, releases, by);
+    push(&mut calls, Call::Releases, releases, by);
+    push(&mut calls, Call::Reads, reads, by);
     calls
 }
 
-/// One call for all, or one for each if the script is sent in full.
-fn push_releases(calls: &mut Calls, releases: Vec<Command>, by: ScriptBy) {
+/// The commands that may write, and those that only read.
+fn without_reads(commands: Vec<Command>, is_read: fn(Op) -> bool) -> (Vec<Command>, Vec<Command>) {
+    match commands.iter().any(|command| is_read(command.op)) {
+        true => commands.into_iter().partition(|command| !is_read(command.op)),
+        false => (commands, Vec::new()),
+    }
+}
+
+/// Adds one call for all commands, or one for each if the script is sent in full.
+fn push(calls: &mut Calls, call: fn(Vec<Command>) -> Call, commands: Vec<Command>, by: ScriptBy) {
     match by {
-        ScriptBy::Hash if releases.is_empty() => {}
-        ScriptBy::Hash => calls.push_back(Call::Releases(releases)),
-        ScriptBy::Source => {
-            calls.extend(releases.into_iter().map(|release| Call::Releases(vec![release])));
-        }
+        ScriptBy::Hash if commands.is_empty() => {}
+        ScriptBy::Hash => calls.push_back(call(commands)),
+        ScriptBy::Source => calls.extend(commands.into_iter().map(|command| call(vec![command]))),
     }
 }
 
 /// Gathers the releases that no later command of their key follows.
 fn plain(commands: Vec<Command>, by: ScriptBy, native: Option<NativeDelete>) -> Calls {
+    let (commands, reads) = without_reads(commands, wire::is_plain_read);
     let last = commands.iter().map(|one| (wire::is_release_call(one.op, native), &one.key));
     let may_go_last = wire::may_go_last(last);
     let mut calls = Calls::with_capacity(commands.len());
@@ -128,7 +140,8 @@ fn plain(commands: Vec<Command>, by: ScriptBy, native: Option<NativeDelete>) -> 
             None => calls.push_back(Call::Single(command)),
         }
     }
-    push_releases(&mut calls, releases, by);
+    push(&mut calls, Call::Releases, releases, by);
+    push(&mut calls, Call::Reads, reads, by);
     calls
 }
 
@@ -168,10 +181,22 @@ mod tests {
             (Op::Release, "b"),
         ];
         let votes = vec![Op::Release, ACQUIRE, ACQUIRE, Op::Void];
-        let together = [votes.clone(), vec![Op::Reclaim, Op::Inspect, Op::Release]];
+        let together = [votes.clone(), vec![Op::Reclaim, Op::Release], vec![Op::Inspect]];
         assert_eq!(calls_of(Dialect::Guarded, &commands, ScriptBy::Hash), together);
-        let singly = [votes, vec![Op::Reclaim], vec![Op::Inspect], vec![Op::Release]];
+        let singly = [votes, vec![Op::Reclaim], vec![Op::Release], vec![Op::Inspect]];
         assert_eq!(calls_of(Dialect::Guarded, &commands, ScriptBy::Source), singly);
+    }
+
+    #[test]
+    fn reads_are_a_call_of_their_own_in_both_modes() {
+        let plain = Dialect::Plain { native_delete: Some(NativeDelete::Delex) };
+        let commands = [(Op::Inspect, "a"), (ACQUIRE, "a"), (Op::Inspect, "a"), (Op::Release, "b")];
+        let reads = vec![Op::Inspect; 2];
+        let expected = [vec![ACQUIRE], vec![Op::Release], reads.clone()];
+        assert_eq!(calls_of(Dialect::Guarded, &commands, ScriptBy::Hash), expected);
+        assert_eq!(calls_of(plain, &commands, ScriptBy::Hash), expected);
+        let only = [(Op::Inspect, "a"), (Op::Inspect, "a")];
+        assert_eq!(calls_of(Dialect::Guarded, &only, ScriptBy::Hash), [reads]);
     }
 
     #[test]

@@ -30,7 +30,10 @@ impl Cause {
         let text = String::from_utf8_lossy(error);
         let text = match text.split(' ').next() {
             Some("WRONGPASS" | "NOAUTH") => {
-                format!("authentication failed, check username and password ({text})")
+                format!(
+                    "authentication failed, check username and password; in a URL a password has \
+                     a colon in front ({text})"
+                )
             }
             Some("NOPROTO") => old_server(&text),
             _ if text.to_ascii_lowercase().contains("unknown command 'hello'")

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use super::call::Call;
 use super::connection::Cause;
 use super::link::{ConnectionId, Connector, LaneMistake, Link};
 use super::mailbox::{Mailbox, Reopened};
+use super::outage::Outage;
 use super::wire::{Reply, ScriptBy};
 use crate::config::Backoff;
 use crate::observe::node_error;
@@ -46,6 +48,8 @@ pub(super) struct Lane<C> {
     pub(super) mailbox: Mailbox,
     pub(super) connector: C,
     pub(super) address: Arc<str>,
+    /// Shared by all lanes to the server.
+    pub(super) outage: Arc<Outage>,
     /// For a batch, from sending to the last reply; and for connecting, before the lane says so.
     pub(super) deadline: Duration,
     pub(super) reconnection: Backoff,
@@ -91,14 +95,16 @@ impl<C: Connector> Lane<C> {
     }
 
     /// Starts the lane's task on the caller's runtime. A lane whose runtime has ended is started
-    /// again on the next one. Without any runtime the commands wait for one, which only releases of
-    /// dropped guards do.
+    /// again on the next one. Without any runtime the commands are answered, so that no caller waits
+    /// for them, and releases are sent once there is one.
     fn start(self: &Arc<Self>) {
-        if let Ok(runtime) = Handle::try_current()
-            && self.mailbox.drive()
-        {
-            runtime
-                .spawn(Driver { lane: Arc::clone(self), failed: 0, abandoned: Vec::new() }.run());
+        match Handle::try_current() {
+            Ok(runtime) if self.mailbox.drive() => {
+                let lane = Arc::clone(self);
+                runtime.spawn(Driver { lane, failed: 0, abandoned: Vec::new() }.run());
+            }
+            Ok(_) => {}
+            Err(_) => self.mailbox.strand(),
         }
     }
 }
@@ -181,17 +187,16 @@ impl<C: Connector> Driver<C> {
             let kills = self.abandoned.iter().filter(|id| id.run_id == run).cloned();
             let kills: Vec<Call> = kills.map(Call::Kill).collect();
             if !lane.connector.makes(LaneMistake::ReleaseOvertakes) {
-                lane.ask(link, &kills, ScriptBy::Hash).await?;
+                let refusals = lane.ask(link, &kills, ScriptBy::Hash).await?;
+                lane.connector.could_not_kill(&refusals);
             }
         }
         self.abandoned.clear();
         loop {
             let releases = match lane.mailbox.reopen(MAX_BATCH) {
                 Reopened::Pending(releases) => releases,
-                Reopened::Open { was_down } => {
-                    if was_down {
-                        tracing::info!(node = %lane.address, "node votes again");
-                    }
+                Reopened::Open { refused } => {
+                    lane.outage.refused(refused);
                     return Ok(());
                 }
             };
@@ -256,6 +261,7 @@ async fn exchange<C: Connector>(
             answered = poll_fn(|cx| first.poll_answers(cx, link, &mut again, &mut replies)) => {
                 last_call = false;
                 pace.observe(first.sent.elapsed());
+                lane.outage.answered(take(&mut first.standing));
                 if let Err(broken) = answered {
                     break Failure::from(broken);
                 }
@@ -306,9 +312,8 @@ impl<C: Connector> Lane<C> {
     }
 
     fn trip(&self, cause: &Arc<str>) {
-        if self.mailbox.trip(cause) {
-            tracing::warn!(node = %self.address, %cause, "node does not vote");
-        }
+        self.mailbox.trip(cause);
+        self.outage.failed(cause);
     }
 
     /// Waits before connecting again; `false` if the lane is closed.

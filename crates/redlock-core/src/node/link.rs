@@ -16,6 +16,9 @@ pub(super) trait Connector: fmt::Debug + Send + Sync + 'static {
     /// Connects, within a deadline of its own, to a server that may vote.
     fn connect(&self) -> impl Future<Output = Result<Self::Link, Cause>> + Send;
 
+    /// Tells the operator which calls to kill earlier connections the server has refused.
+    fn could_not_kill(&self, _refusals: &[Reply]) {}
+
     /// Whether a simulated client makes this mistake in its lanes.
     fn makes(&self, _mistake: LaneMistake) -> bool {
         false

@@ -22,9 +22,11 @@ use super::link::{ConnectionId, Connector, Dialect, Link};
 use super::resp::Frame;
 use super::survey::{SECTIONS, Survey};
 use super::wire::{
-    self, EXTEND, GUARDED, NativeDelete, PREFLIGHT, RELEASE, Reply, Script, ScriptBy,
+    self, EXTEND, GUARDED, NativeDelete, PREFLIGHT, READ, RELEASE, Reply, Script, ScriptBy,
 };
 use crate::config::{CheckPolicy, CheckedServer, Checks, ServerCheck};
+use crate::key::Key;
+use crate::protocol::quorum::NodeAnswer;
 
 /// What the scripts of the plain mode run, `@` for a key.
 const PLAIN_TRIALS: [&str; 4] = ["GET @", "PTTL @", "PEXPIRE @ 1", "DEL @"];
@@ -70,11 +72,29 @@ pub(super) struct Manager {
     pub(super) server: CheckedServer,
     pub(super) address: Arc<str>,
     pub(super) identities: Arc<Identities>,
-    /// A key under the configured prefix that nobody locks.
-    pub(super) preflight_key: Vec<u8>,
+    pub(super) key_prefix: Arc<[u8]>,
     /// In the guarded mode.
     pub(super) guarding: Option<Arc<Guarding>>,
     pub(super) checks: Checks,
+    pub(super) told: Arc<Told>,
+}
+
+/// Warnings about one server that the log has already. It gets each once, and not with each
+/// connection.
+#[derive(Debug, Default)]
+pub(super) struct Told(Mutex<Vec<String>>);
+
+impl Told {
+    const MOST: usize = 16;
+
+    fn is_new(&self, warning: &str) -> bool {
+        let mut told = self.0.lock();
+        let is_new = told.len() < Self::MOST && !told.iter().any(|earlier| earlier == warning);
+        if is_new {
+            told.push(warning.to_owned());
+        }
+        is_new
+    }
 }
 
 /// A connection to a server that was found fit to vote.
@@ -120,21 +140,30 @@ fn panicked(panic: &(dyn Any + Send)) -> Cause {
 impl Manager {
     async fn set_up(&self) -> Result<Voter, Cause> {
         let mut connection = Connection::open(&self.server).await?;
-        let id = self.check(&mut connection).await?;
+        let trial_key = self.trial_key();
+        let id = self.check(&mut connection, &trial_key).await?;
         let dialect = match &self.guarding {
             Some(_) => Dialect::Guarded,
-            None => {
-                Dialect::Plain { native_delete: self.find_native_delete(&mut connection).await? }
-            }
+            None => Dialect::Plain {
+                native_delete: self.find_native_delete(&mut connection, &trial_key).await?,
+            },
         };
         let guarding = self.guarding.clone();
         Ok(Voter { connection, id, dialect, guarding, used_up: false })
+    }
+
+    /// A key to try rights on. Its random end makes it new, so that a trial can neither meet nor
+    /// delete anything that it did not create.
+    fn trial_key(&self) -> Key {
+        let random = fastrand::u128(..);
+        Key::internal(&self.key_prefix, &format!("preflight:{random:032x}"))
     }
 
     /// Finds out whether the server has a compare-and-delete of its own that this user may call.
     async fn find_native_delete(
         &self,
         connection: &mut Connection,
+        trial_key: &Key,
     ) -> Result<Option<NativeDelete>, Cause> {
         let offered = [NativeDelete::Delex, NativeDelete::Delifeq];
         let requests = connection.requests();
@@ -146,7 +175,7 @@ impl Manager {
         let known = known.unwrap_or([Frame::Nil; 2]).map(|known| matches!(known, Frame::Array(_)));
         for (native, known) in offered.into_iter().zip(known) {
             if known {
-                native.encode(connection.requests(), &self.preflight_key, "none");
+                native.encode(connection.requests(), trial_key.as_bytes(), "none");
                 if connection.reply().await? == Frame::Integer(0) {
                     return Ok(Some(native));
                 }
@@ -156,10 +185,14 @@ impl Manager {
     }
 
     /// Asks the server what it is, loads the scripts, and tries the rights they need.
-    async fn check(&self, connection: &mut Connection) -> Result<Option<ConnectionId>, Cause> {
+    async fn check(
+        &self,
+        connection: &mut Connection,
+        trial_key: &Key,
+    ) -> Result<Option<ConnectionId>, Cause> {
         let (scripts, trials): (&[&Script], &[&str]) = match self.guarding {
-            Some(_) => (&[&GUARDED, &RELEASE], &GUARDED_TRIALS),
-            None => (&[&RELEASE, &EXTEND], &PLAIN_TRIALS),
+            Some(_) => (&[&GUARDED, &RELEASE, &READ], &GUARDED_TRIALS),
+            None => (&[&RELEASE, &EXTEND, &READ], &PLAIN_TRIALS),
         };
         let requests = connection.requests();
         for section in SECTIONS {
@@ -167,13 +200,13 @@ impl Manager {
         }
         requests.command(2).arg("CLIENT").arg("ID");
         let mut trial = wire::invoke(requests, &PREFLIGHT, ScriptBy::Source, (1, trials.len()));
-        trial.arg(&self.preflight_key);
+        trial.arg(trial_key.as_bytes());
         for command in trials {
             trial.arg(command);
         }
         drop(trial);
         // Most calls name a script by its hash, which is a right of its own.
-        wire::invoke(requests, &PREFLIGHT, ScriptBy::Hash, (1, 0)).arg(&self.preflight_key);
+        wire::invoke(requests, &PREFLIGHT, ScriptBy::Hash, (1, 0)).arg(trial_key.as_bytes());
         for script in scripts {
             requests.command(3).arg("SCRIPT").arg("LOAD").arg(script.source);
         }
@@ -210,10 +243,10 @@ impl Manager {
     fn object(&self, check: ServerCheck, objection: String) -> Result<(), Cause> {
         match self.checks.policy(check) {
             CheckPolicy::Refuse => return Err(Cause(objection.into())),
-            CheckPolicy::Warn => {
+            CheckPolicy::Warn if self.told.is_new(&objection) => {
                 tracing::warn!(node = %self.address, ?check, objection, "server check failed");
             }
-            CheckPolicy::Ignore => {}
+            CheckPolicy::Warn | CheckPolicy::Ignore => {}
         }
         Ok(())
     }
@@ -221,10 +254,15 @@ impl Manager {
 
 /// The connections of all lanes of a server.
 #[derive(Clone, Debug)]
-pub(super) struct Connections(Pool<Manager>);
+pub(super) struct Connections {
+    pool: Pool<Manager>,
+    address: Arc<str>,
+    told: Arc<Told>,
+}
 
 impl Connections {
     pub(super) fn new(manager: Manager, pool_size: usize) -> Self {
+        let (address, told) = (Arc::clone(&manager.address), Arc::clone(&manager.told));
         let pool = Pool::builder()
             .max_size(u32::try_from(pool_size).unwrap_or(u32::MAX))
             .test_on_check_out(false)
@@ -232,21 +270,36 @@ impl Connections {
             .idle_timeout(None)
             .retry_connection(false)
             .build_unchecked(manager);
-        Self(pool)
+        Self { pool, address, told }
     }
 }
 
 impl Connector for Connections {
     type Link = Pooled;
 
+    fn could_not_kill(&self, refusals: &[Reply]) {
+        for refusal in refusals {
+            if let Reply::Vote(vote) = refusal
+                && let NodeAnswer::Refused(cause) = &vote.answer
+                && self.told.is_new(cause)
+            {
+                tracing::warn!(
+                    node = %self.address, %cause,
+                    "connections that were lost can't be closed; what they had in flight may stay \
+                     locked for its time to live"
+                );
+            }
+        }
+    }
+
     async fn connect(&self) -> Result<Pooled, Cause> {
         // A pool that is asked for a connection it does not have connects in a task of its own,
         // which may outlive the caller's runtime, or not. So the pool is given one first.
-        let voter = self.0.dedicated_connection().await?;
-        if self.0.add(voter).is_err() {
+        let voter = self.pool.dedicated_connection().await?;
+        if self.pool.add(voter).is_err() {
             return Err(Cause("the pool is full".into()));
         }
-        match self.0.get_owned().await {
+        match self.pool.get_owned().await {
             Ok(pooled) => Ok(Pooled(pooled)),
             Err(RunError::User(cause)) => Err(cause),
             Err(RunError::TimedOut) => Err(Cause("the pool has no connection".into())),

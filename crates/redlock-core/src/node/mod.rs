@@ -26,6 +26,7 @@ pub(crate) mod link;
 mod mailbox;
 mod manager;
 mod memory;
+mod outage;
 mod redis;
 mod resp;
 #[cfg(feature = "test-util")]

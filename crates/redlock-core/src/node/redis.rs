@@ -10,6 +10,7 @@ use super::guarded::Guarding;
 use super::lane::Lane;
 use super::mailbox::Mailbox;
 use super::manager::{Connections, Identities, Manager};
+use super::outage::Outage;
 use super::watcher::Watcher;
 use super::{Command, Node};
 use crate::config::{CheckedServer, Config, Safety};
@@ -36,19 +37,22 @@ impl RedisNode {
             server: server.clone(),
             address: Arc::clone(&address),
             identities: Arc::clone(identities),
-            preflight_key: [&config.key_prefix, &b"redlock:preflight"[..]].concat(),
+            key_prefix: Arc::clone(&config.key_prefix),
             guarding: match config.safety {
                 Safety::Guarded => Some(Arc::new(Guarding::new(config))),
                 Safety::Plain => None,
             },
             checks: config.checks,
+            told: Arc::default(),
         };
+        let outage = Arc::new(Outage::new(Arc::clone(&address)));
         let connections = Connections::new(manager, config.pool_size);
         let lanes = (0..config.pool_size).map(|_| {
             Arc::new(Lane {
                 mailbox: Mailbox::default(),
                 connector: connections.clone(),
                 address: Arc::clone(&address),
+                outage: Arc::clone(&outage),
                 deadline: config.node_deadline,
                 reconnection: config.reconnection_interval,
             })

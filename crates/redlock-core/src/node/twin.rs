@@ -15,7 +15,7 @@ use super::guarded::Guarding;
 use super::link::Dialect;
 use super::mailbox::Mailbox;
 use super::resp::Frame;
-use super::wire::{self, EXTEND, GUARDED, RELEASE, ScriptBy};
+use super::wire::{self, EXTEND, GUARDED, READ, RELEASE, ScriptBy};
 use crate::config::{Config, Safety};
 use crate::protocol::fence::Counter;
 use crate::protocol::quorum::{NodeAnswer, Vote};
@@ -48,7 +48,7 @@ impl Wire {
         let server = config.groups[0].servers().first().ok_or("no server is configured")?;
         let text = |cause: Cause| cause.to_string();
         let mut connection = Connection::open(server).await.map_err(text)?;
-        for script in [&GUARDED, &RELEASE, &EXTEND] {
+        for script in [&GUARDED, &RELEASE, &EXTEND, &READ] {
             connection.requests().command(3).arg("SCRIPT").arg("LOAD").arg(script.source);
             connection.reply().await.map_err(text)?;
         }

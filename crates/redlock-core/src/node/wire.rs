@@ -45,6 +45,9 @@ macro_rules! script {
 /// and does not end the script.
 pub(super) static RELEASE: Script = script!("scripts/release.lua");
 
+/// Says who holds each key.
+pub(super) static READ: Script = script!("scripts/read.lua");
+
 /// The end of one lock and the beginning of the next: releases and sets the key, with an answer to
 /// each. Always sent in full: what follows it could overtake one that is sent again.
 static SUCCEED: Script = script!("scripts/succeed.lua");
@@ -113,7 +116,10 @@ pub(super) fn encode_call(
         }
         (Call::Guarded(commands), Some(guarding)) => guarding.encode(requests, commands, by),
         (Call::Releases(commands) | Call::Guarded(commands), _) => {
-            encode_releases(requests, commands.iter().map(named_holder), by);
+            encode_releases(requests, commands.iter().map(held_by), by);
+        }
+        (Call::Reads(commands), _) => {
+            encode_reads(requests, commands.iter().map(|read| &read.key), by);
         }
         (Call::PendingReleases(releases), Some(guarding)) => {
             guarding.encode_pending(requests, releases, by);
@@ -132,7 +138,9 @@ pub(super) fn encode_call(
 pub(super) fn classify_call(call: &Call, reply: Frame<'_>, replies: &mut Vec<Reply>) {
     match call {
         Call::Single(_) => replies.push(classify(reply)),
-        Call::Releases(commands) => classify_each(reply, commands.len(), replies),
+        Call::Releases(commands) | Call::Reads(commands) => {
+            classify_each(reply, commands.len(), replies);
+        }
         Call::Succession { release, acquire, .. } => {
             guarded::classify_each(reply, [release.op, acquire.op].into_iter(), replies);
         }
@@ -142,11 +150,7 @@ pub(super) fn classify_call(call: &Call, reply: Frame<'_>, replies: &mut Vec<Rep
         Call::PendingReleases(releases) => classify_each(reply, releases.len(), replies),
         Call::Kill(_) => {
             if let Frame::Error(error) = reply {
-                tracing::warn!(
-                    "a lost connection could not be closed ({}); what it had in flight may stay \
-                     locked for its time to live",
-                    describe(error)
-                );
+                replies.push(Reply::Vote(NodeAnswer::Refused(describe(error)).into()));
             }
         }
     }
@@ -169,7 +173,8 @@ pub(super) fn encode(
             invoke(requests, &EXTEND, by, (1, 2)).arg(key).arg(token).number(millis(ttl));
         }
         (Op::Release, Some(native)) => native.encode(requests, key, token),
-        _ => encode_releases(requests, once(named_holder(command)), by),
+        (op, _) if op.is_release() => encode_releases(requests, once(held_by(command)), by),
+        _ => encode_reads(requests, once(&command.key), by),
     }
 }
 
@@ -221,13 +226,15 @@ pub(super) fn encode_succession(
 
 /// Whether the operation is a call of [`RELEASE`].
 pub(super) fn is_release_call(op: Op, native: Option<NativeDelete>) -> bool {
+    op.is_release() && (op != Op::Release || native.is_none())
+}
+
+/// Whether the operation is a call of [`READ`] in the plain mode. That mode counts nothing and
+/// keeps no record: it says who holds the key.
+pub(super) const fn is_plain_read(op: Op) -> bool {
     match op {
-        Op::Release => native.is_none(),
-        Op::Acquire { .. } | Op::Extend { .. } => false,
-        // The plain mode counts nothing and keeps no record: it says who holds the key.
-        Op::Reclaim
-        | Op::Void
-        | Op::Inspect
+        Op::Acquire { .. } | Op::Extend { .. } | Op::Release | Op::Reclaim | Op::Void => false,
+        Op::Inspect
         | Op::Confirm { .. }
         | Op::Count { .. }
         | Op::Learn { .. }
@@ -237,10 +244,19 @@ pub(super) fn is_release_call(op: Op, native: Option<NativeDelete>) -> bool {
 }
 
 /// The key of a [`RELEASE`], and who must hold it.
-pub(super) fn named_holder(command: &Command) -> (&Key, &str) {
-    // No token is empty: the comparison fails and the answer is who holds the key.
-    let token = if command.op.is_release() { command.token.as_str() } else { "" };
-    (&command.key, token)
+pub(super) fn held_by(command: &Command) -> (&Key, &str) {
+    (&command.key, command.token.as_str())
+}
+
+pub(super) fn encode_reads<'k>(
+    requests: &mut Requests,
+    keys: impl ExactSizeIterator<Item = &'k Key>,
+    by: ScriptBy,
+) {
+    let mut script = invoke(requests, &READ, by, (keys.len(), 0));
+    for key in keys {
+        script.arg(key.as_bytes());
+    }
 }
 
 pub(super) fn encode_releases<'k>(

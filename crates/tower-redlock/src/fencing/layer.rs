@@ -16,7 +16,8 @@ use tower_service::Service;
 
 use super::FenceStore;
 use crate::body::ResponseBody;
-use crate::key::{IntoResourceKey, KeyFn};
+use crate::key::{IntoResourceKey, KeyFn, is_selected};
+use crate::outage::Outage;
 use crate::rejection::{Rejection, Render};
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -25,14 +26,23 @@ type Observe = Arc<dyn Fn(Key, FencingToken) -> BoxFuture<Result<(), Rejection>>
 /// Refuses requests whose fencing token is smaller than one that came before, with 412.
 ///
 /// ```
-/// use axum::{Router, routing::put};
-/// use http::Method;
-/// use tower_redlock::{FenceLayer, MemoryFences, key};
+/// use axum::{Router, body::Body, routing::put};
+/// use http::{Method, Request, StatusCode};
+/// use tower::ServiceExt;
+/// use tower_redlock::{FenceLayer, MemoryFences, fencing, key};
 ///
 /// # async fn write() {}
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let app: Router = Router::new()
 ///     .route("/invoices/{id}", put(write))
 ///     .layer(FenceLayer::new(MemoryFences::new(), key::path()).methods([Method::PUT]));
+///
+/// for (token, status) in [(43, StatusCode::OK), (42, StatusCode::PRECONDITION_FAILED)] {
+///     let request = Request::put("/invoices/7").header(fencing::HEADER, token);
+///     assert_eq!(app.clone().oneshot(request.body(Body::empty())?).await?.status(), status);
+/// }
+/// # Ok(()) }
 /// ```
 ///
 /// A request without a token is answered with 428, one that can't be read with 400. The token of
@@ -50,6 +60,7 @@ struct Settings {
     key_fn: KeyFn,
     methods: Option<Arc<[Method]>>,
     render: Option<Render>,
+    outage: Outage,
 }
 
 impl FenceLayer {
@@ -61,22 +72,26 @@ impl FenceLayer {
         F: Fn(&Parts) -> T + Send + Sync + 'static,
         T: IntoResourceKey,
     {
-        let store = Arc::new(store);
+        let (store, outage) = (Arc::new(store), Outage::default());
+        let answers = outage.clone();
         let observe: Observe = Arc::new(move |resource, token| {
-            let store = Arc::clone(&store);
+            let (store, answers) = (Arc::clone(&store), answers.clone());
             Box::pin(async move {
-                match store.observe(&resource, token).await {
-                    Ok(true) => Ok(()),
-                    Ok(false) => Err(Rejection::stale_token()),
-                    Err(error) => Err(Rejection::no_fences(error)),
+                let observed = store.observe(&resource, token).await;
+                let is_current = observed.map_err(Rejection::no_fences)?;
+                answers.succeeded();
+                match is_current {
+                    true => Ok(()),
+                    false => Err(Rejection::stale_token()),
                 }
             })
         });
         let key_fn: KeyFn = Arc::new(move |parts| key_fn(parts).into_resource_key());
-        Self { settings: Settings { observe, key_fn, methods: None, render: None } }
+        Self { settings: Settings { observe, key_fn, methods: None, render: None, outage } }
     }
 
-    /// Checks only requests with these methods. Default: all methods.
+    /// Checks only requests with these methods. Default: all but `OPTIONS`, because a CORS preflight
+    /// carries no token.
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.settings.methods = Some(methods.into_iter().collect());
         self
@@ -96,7 +111,7 @@ impl FenceLayer {
 impl Settings {
     /// What is to be observed for a request, if anything is.
     fn fence(&self, parts: &Parts) -> Result<Option<(Key, FencingToken)>, Rejection> {
-        if self.methods.as_ref().is_some_and(|methods| !methods.contains(&parts.method)) {
+        if !is_selected(self.methods.as_deref(), &parts.method) {
             return Ok(None);
         }
         let Some(resource) = (self.key_fn)(parts)? else { return Ok(None) };
@@ -152,7 +167,7 @@ where
             parts.extensions.insert(token);
         }
         let request = Request::from_parts(parts, body);
-        let render = self.settings.render.clone();
+        let (render, outage) = (self.settings.render.clone(), self.settings.outage.clone());
         let state = match fence {
             Ok(None) => State::Handling { handling: self.inner.call(request) },
             Ok(Some((resource, token))) => {
@@ -164,7 +179,7 @@ where
             }
             Err(rejection) => State::Rejected { rejection: Some(rejection) },
         };
-        FenceFuture { state, render }
+        FenceFuture { state, render, outage }
     }
 }
 
@@ -177,6 +192,7 @@ pin_project! {
         #[pin]
         state: State<S, ReqBody, S::Future>,
         render: Option<Render>,
+        outage: Outage,
     }
 }
 
@@ -222,7 +238,7 @@ where
                 StateProj::Rejected { rejection } => {
                     // Polled again after it was ready: there is nothing more to say.
                     let Some(rejection) = rejection.take() else { return Poll::Pending };
-                    let rejection = rejection.rendered_by(this.render.as_ref()).logged();
+                    let rejection = rejection.rendered_by(this.render.as_ref()).logged(this.outage);
                     return Poll::Ready(Ok(rejection.into_bytes().map(ResponseBody::whole)));
                 }
             };

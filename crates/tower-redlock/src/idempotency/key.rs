@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use redlock_core::Key;
 use sha2::{Digest, Sha256};
 
-use crate::key::{KeyRejection, full_path};
+use crate::key::{KeyRejection, normalized_path};
 
 /// The header that carries the key of a request: `Idempotency-Key: "8e03978e-40d5-43dd-bc93-6894a57f9324"`.
 pub const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
@@ -38,8 +38,8 @@ pub struct RecordId([u8; 32]);
 impl RecordId {
     pub(super) fn new(parts: &Parts, tenant: Option<&Key>, key: &str) -> Self {
         let tenant = tenant.map_or(&b""[..], |tenant| tenant.as_bytes());
-        let path = full_path(parts).as_bytes();
-        Self(hash([b"record", tenant, parts.method.as_str().as_bytes(), path, key.as_bytes()]))
+        let (method, path) = (parts.method.as_str(), normalized_path(parts));
+        Self(hash([b"record", tenant, method.as_bytes(), path.as_bytes(), key.as_bytes()]))
     }
 
     /// What is locked while a request with this id runs.
@@ -68,8 +68,8 @@ pub struct Fingerprint([u8; 32]);
 impl Fingerprint {
     pub(super) fn of(parts: &Parts, headers: &[HeaderName], body: &[u8]) -> Self {
         let query = parts.uri.query().unwrap_or_default().as_bytes();
-        let path = full_path(parts).as_bytes();
-        let asked = [b"request", parts.method.as_str().as_bytes(), path, query, body];
+        let path = normalized_path(parts);
+        let asked = [b"request", parts.method.as_str().as_bytes(), path.as_bytes(), query, body];
         let headers = headers.iter().flat_map(|name| {
             let values = parts.headers.get_all(name).iter().map(HeaderValue::as_bytes);
             std::iter::once(name.as_str().as_bytes()).chain(values)
@@ -202,6 +202,7 @@ mod tests {
         };
         let one = id("POST", "/a", "t", "k");
         assert_eq!(one, id("POST", "/a?page=2", "t", "k"), "the query is what is asked for");
+        assert_eq!(one, id("POST", "/%61", "t", "k"), "another spelling of the path");
         for other in [
             id("PATCH", "/a", "t", "k"),
             id("POST", "/b", "t", "k"),
@@ -226,6 +227,7 @@ mod tests {
         };
         let one = of("/a?b=1", "de", b"body");
         assert_eq!(one, of("/a?b=1", "de", b"body"));
+        assert_eq!(one, of("/%61?b=1", "de", b"body"), "another spelling of the path");
         for other in [
             of("/a?b=2", "de", b"body"),
             of("/a", "de", b"body"),

@@ -2,6 +2,7 @@
 //! recorded.
 
 use std::error::Error;
+use std::future::poll_fn;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -66,8 +67,13 @@ where
         let id = match recording.settings.id(&parts) {
             Ok(Some(id)) => id,
             Ok(None) => {
-                let handling = recording.inner.call(Request::from_parts(parts, body));
-                return Box::pin(async { Ok(as_it_is(as_it_is(handling.await?))) });
+                let mut inner = recording.inner.clone();
+                return Box::pin(async move {
+                    // The lock layer is ready whether or not the inner service is.
+                    poll_fn(|cx| inner.poll_ready(cx)).await?;
+                    let response = inner.call(Request::from_parts(parts, body)).await?;
+                    Ok(as_it_is(as_it_is(response)))
+                });
             }
             Err(rejection) => {
                 let refused = recording.settings.refuse(rejection);
@@ -104,9 +110,11 @@ async fn answered(
     fingerprint: Fingerprint,
 ) -> Option<Response<Bytes>> {
     let record = match store.find(id).await {
-        Ok(record) => record?,
+        Ok(record) => record,
         Err(error) => return Some(settings.refuse(Rejection::no_records(error))),
     };
+    settings.outage.succeeded();
+    let record = record?;
     if record.fingerprint != fingerprint {
         return Some(settings.refuse(Rejection::key_reused()));
     }

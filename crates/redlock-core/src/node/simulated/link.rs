@@ -128,7 +128,7 @@ impl Link for SimulatedLink {
                 _ => Content::Plain(asked),
             },
             Call::Succession { .. } => Content::Plain(asked),
-            Call::Releases(_) => Content::Script(asked, by),
+            Call::Releases(_) | Call::Reads(_) => Content::Script(asked, by),
             Call::Guarded(_) => Content::Guarded(asked, by),
             Call::PendingReleases(releases) => {
                 let op = self.releasing(Op::Void);

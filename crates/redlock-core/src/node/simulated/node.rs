@@ -14,6 +14,7 @@ use crate::node::dataset::Introduction;
 use crate::node::lane::Lane;
 use crate::node::link::{Connector, LaneMistake};
 use crate::node::mailbox::Mailbox;
+use crate::node::outage::Outage;
 use crate::node::{Command, Node};
 
 /// One client of a cluster: what its nodes have in common.
@@ -69,6 +70,7 @@ impl SimulatedNode {
         let (server, client) = (Arc::clone(server), Arc::clone(client));
         let lane = Lane {
             mailbox: Mailbox::default(),
+            outage: Arc::new(Outage::new(server.address().into())),
             address: server.address().into(),
             connector: Connections { node, server, client },
             deadline: config.node_deadline,

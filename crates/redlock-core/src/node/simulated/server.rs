@@ -17,6 +17,9 @@ use crate::node::wire::{Reply, ScriptBy};
 use crate::protocol::quorum::{NodeAnswer, Vote};
 use crate::token::Token;
 
+/// The longest way: no test lives to see its end, and no sum with it overflows.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// What the wall clocks show when a cluster begins: some time in 2025.
 pub(crate) const FIRST_MICROS: u64 = 1_764_000_000_000_000;
 
@@ -264,7 +267,7 @@ impl Server {
             connection,
             sent,
             said: right_micros(self.began),
-            due: sent + state.faults.delay + late.unwrap_or_default(),
+            due: sent + state.faults.delay.saturating_add(late.unwrap_or_default()).min(NEVER),
             lost: state.faults.lose_requests,
             content,
         }
@@ -396,7 +399,7 @@ impl Parcel {
                 vec![NodeAnswer::Held { label: None, remaining: None }.into()]
             }
             (Content::Guarded(call, _), Some(introduction)) => {
-                let mut votes = dataset.run_guarded(introduction, self.said, micros, call);
+                let mut votes = dataset.run_script(introduction, self.said, micros, call);
                 match mutant {
                     Some(Mutant::ExtendRecreates) => {
                         recreate(dataset, Some(introduction), micros, call, &mut votes);
