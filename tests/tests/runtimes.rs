@@ -25,7 +25,7 @@ async fn redlock(fleet: &Fleet, safety: Safety) -> Redlock {
     let config = || {
         Config::servers(fleet.urls())
             .safety(safety)
-            .node_deadline(Duration::from_secs(5))
+            .node_deadline(Duration::from_secs(2))
             .build()
             .unwrap()
     };
