@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::connection::{Connection, Dialect};
 use super::guarded::{self, Guarding};
-use super::mailbox::Mailbox;
+use super::mailbox::{Debt, Mailbox};
 use super::wire::{self, NativeDelete, Reply, ScriptBy};
 use super::{Command, Op};
 use crate::protocol::quorum::NodeAnswer;
@@ -77,8 +77,8 @@ impl<'l> Batch<'l> {
     }
 
     /// Casts the votes. What the server did not run for want of a script joins `again`, and so do
-    /// releases of the same keys, which must not come before what they undo. Returns why the
-    /// server can't vote any more.
+    /// releases of the same keys, which must not come before what they undo. A release that the
+    /// server did not run for another reason is owed. Returns why the server can't vote any more.
     pub(super) fn count(
         &mut self,
         replies: Vec<Value>,
@@ -86,25 +86,30 @@ impl<'l> Batch<'l> {
     ) -> Result<(), Arc<str>> {
         let mut unfit = None;
         let mut answered = 0;
+        let mut owed = Vec::new();
         let by = self.by;
-        let mut cast = |command: Command, reply| match reply {
-            Reply::Again if by == ScriptBy::Hash => again.commands.push(command),
-            Reply::Vote(_) if command.op.is_release() && again.precedes(&command) => {
+        let mut cast = |command: Command, reply: Reply| {
+            let is_sent_again = match &reply {
+                Reply::Again => by == ScriptBy::Hash,
+                Reply::Vote(_) => command.op.is_release() && again.precedes(&command),
+                Reply::Unfit(_) => false,
+            };
+            if is_sent_again {
                 again.commands.push(command);
+                return;
             }
-            Reply::Vote(vote) => {
-                answered += 1;
-                command.seat.answer(vote);
+            answered += 1;
+            if command.op.is_release() && !reply.is_release() {
+                owed.push(Debt::of(&command));
             }
-            Reply::Again => {
-                answered += 1;
-                command.seat.answer(NodeAnswer::Failed("it forgets scripts at once".into()));
-            }
-            Reply::Unfit(cause) => {
-                answered += 1;
-                command.seat.answer(NodeAnswer::Refused(Arc::clone(&cause)));
-                unfit = Some(cause);
-            }
+            command.seat.answer(match reply {
+                Reply::Vote(vote) => vote,
+                Reply::Again => NodeAnswer::Failed("it forgets scripts at once".into()).into(),
+                Reply::Unfit(cause) => {
+                    unfit = Some(Arc::clone(&cause));
+                    NodeAnswer::Refused(cause).into()
+                }
+            });
         };
         for (call, reply) in take(&mut self.calls).into_iter().zip(replies) {
             match call {
@@ -123,6 +128,9 @@ impl<'l> Batch<'l> {
                     commands.into_iter().zip(replies).for_each(|(one, reply)| cast(one, reply));
                 }
             }
+        }
+        if !owed.is_empty() {
+            self.mailbox.refused(owed);
         }
         self.mailbox.done(answered);
         unfit.map_or(Ok(()), Err)

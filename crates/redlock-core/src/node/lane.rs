@@ -5,12 +5,11 @@
 //! it undoes.
 
 use std::collections::VecDeque;
-use std::iter::once;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bb8_redis::bb8::{Pool, PooledConnection};
-use bb8_redis::redis::{Pipeline, RedisError, RedisResult};
+use bb8_redis::redis::{Pipeline, RedisError};
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::task::yield_now;
@@ -19,9 +18,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::Command;
 use super::batch::{Again, Batch};
 use super::connection::{CONNECT_DEADLINE, Causes, Connection, ConnectionId, Dialect, Manager};
-use super::guarded::Guarding;
 use super::mailbox::{Debt, Mailbox, Reopened};
-use super::wire::{self, Reply, ScriptBy, classify_each, encode_releases};
+use super::wire::{Reply, ScriptBy, classify_each, encode_releases};
 use crate::config::Backoff;
 use crate::latch::Latch;
 use crate::observe::node_error;
@@ -182,49 +180,60 @@ impl Driver {
                 }
             };
             let paid = timeout(lane.deadline, pay(connection, &debts)).await;
-            paid.map_err(|_| Failure::Hung)?.map_err(|error| Failure::Cut(cause_of(&error)))?;
-            lane.mailbox.paid(debts.len());
+            let replies = paid.map_err(|_| Failure::Hung)??;
+            let accepted: Vec<bool> = replies.iter().map(Reply::is_release).collect();
+            if lane.mailbox.paid(&accepted) {
+                let refusals = replies.iter().zip(accepted).filter(|(_, accepted)| !accepted);
+                let cause = refusals.filter_map(|(reply, _)| reply.refusal()).next();
+                tracing::warn!(
+                    node = %lane.address,
+                    cause = cause.as_deref(),
+                    "node refuses to release keys; the releases are sent again until they expire"
+                );
+            }
         }
     }
 }
 
-async fn pay(connection: &Connection, debts: &[Debt]) -> RedisResult<()> {
-    match connection.dialect() {
-        Dialect::Guarded(guarding) => pay_guarded(connection, guarding, debts).await,
-        Dialect::Plain { .. } => pay_plain(connection, debts).await,
-    }
-}
-
-async fn pay_guarded(
-    connection: &Connection,
-    guarding: &Guarding,
-    debts: &[Debt],
-) -> RedisResult<()> {
-    for by in [ScriptBy::Hash, ScriptBy::Source] {
-        let mut pipeline = Pipeline::new();
-        guarding.encode_debts(&mut pipeline, debts, by);
-        let replies = connection.send(pipeline, 1).await?;
-        if !replies.into_iter().any(|reply| wire::classify_whole(reply) == Reply::Again) {
+/// Sends the releases that are owed: all in one call; or one by one, if the server refused that
+/// for the sake of one of them.
+async fn pay(connection: &Connection, debts: &[Debt]) -> Result<Vec<Reply>, Failure> {
+    let one_by_one = debts.chunks(1).collect();
+    let tries = [
+        (vec![debts], ScriptBy::Hash),
+        (vec![debts], ScriptBy::Source),
+        (one_by_one, ScriptBy::Source),
+    ];
+    let mut answers = Vec::new();
+    for (calls, by) in tries {
+        let mut pipeline = Pipeline::with_capacity(calls.len());
+        for debts in &calls {
+            encode_payment(&mut pipeline, connection.dialect(), debts, by);
+        }
+        let replies = connection.send(pipeline, calls.len()).await;
+        let replies = replies.map_err(|error| Failure::Cut(cause_of(&error)))?;
+        let each = replies.into_iter().zip(calls);
+        answers = each.flat_map(|(reply, call)| classify_each(reply, call.len())).collect();
+        if let Some(Reply::Unfit(cause)) =
+            answers.iter().find(|reply| matches!(reply, Reply::Unfit(_)))
+        {
+            return Err(Failure::Down(Arc::clone(cause)));
+        }
+        if !answers.contains(&Reply::Again) {
             break;
         }
     }
-    Ok(())
+    Ok(answers)
 }
 
-async fn pay_plain(connection: &Connection, debts: &[Debt]) -> RedisResult<()> {
-    let held = debts.iter().map(|debt| (&debt.key, debt.token.as_str()));
-    let mut together = Pipeline::new();
-    encode_releases(&mut together, held.clone(), ScriptBy::Hash);
-    let replies = connection.send(together, 1).await?;
-    let again = replies.into_iter().flat_map(|reply| classify_each(reply, debts.len()));
-    if again.into_iter().any(|reply| reply == Reply::Again) {
-        let mut singly = Pipeline::with_capacity(debts.len());
-        for one in held {
-            encode_releases(&mut singly, once(one), ScriptBy::Source);
+fn encode_payment(pipeline: &mut Pipeline, dialect: &Dialect, debts: &[Debt], by: ScriptBy) {
+    match dialect {
+        Dialect::Guarded(guarding) => guarding.encode_debts(pipeline, debts, by),
+        Dialect::Plain { .. } => {
+            let held = debts.iter().map(|debt| (&debt.key, debt.token.as_str()));
+            encode_releases(pipeline, held, by);
         }
-        connection.send(singly, debts.len()).await?;
     }
-    Ok(())
 }
 
 async fn exchange(lane: &Lane, connection: &Connection, pace: &mut Pace) -> Result<(), Failure> {
@@ -299,8 +308,8 @@ fn cause_of(error: &RedisError) -> Arc<str> {
 }
 
 impl Lane {
-    /// Waits for a command, or for the idle connection to break, so that it is replaced before
-    /// the next command comes. `false`: the lane is closed and has sent everything.
+    /// Waits for a command, for a refused release to be due, or for the idle connection to break,
+    /// so that it is replaced before the next command comes. `false`: the lane is closed and has sent everything.
     async fn wait_for_work(&self, idle: Option<Arc<Latch>>) -> bool {
         loop {
             if !self.mailbox.is_empty() {
@@ -309,12 +318,13 @@ impl Lane {
             if self.mailbox.is_closed() {
                 return false;
             }
-            match &idle {
-                Some(broken) => tokio::select! {
-                    () = self.mailbox.mail() => {}
-                    () = broken.raised() => return true,
-                },
-                None => self.mailbox.mail().await,
+            let retry_at = self.mailbox.retry_at();
+            tokio::select! {
+                () = self.mailbox.mail() => {}
+                () = async { if let Some(broken) = &idle { broken.raised().await } }, if idle.is_some() => {
+                    return true;
+                }
+                () = async { if let Some(at) = retry_at { sleep_until(at).await } }, if retry_at.is_some() => {}
             }
         }
     }

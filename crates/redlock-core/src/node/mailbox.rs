@@ -2,11 +2,14 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::{Command, Op};
+use crate::config::Backoff;
 use crate::key::Key;
 use crate::protocol::quorum::NodeAnswer;
 use crate::token::Token;
@@ -24,6 +27,24 @@ const MAX_DEBTS: usize = 65_536;
 pub(super) struct Debt {
     pub(super) key: Key,
     pub(super) token: Token,
+    /// When the key has expired, whatever the server says. Known of what was refused: until then
+    /// it is sent again.
+    expires: Option<Instant>,
+}
+
+impl Debt {
+    pub(super) fn of(command: &Command) -> Self {
+        Self { key: command.key.clone(), token: command.token.clone(), expires: None }
+    }
+}
+
+/// When a release that the server refused is sent again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Retry {
+    /// Between two tries.
+    pub(super) pause: Backoff,
+    /// The longest that any key may live.
+    pub(super) for_at_most: Duration,
 }
 
 /// What stands between a new connection and its first command.
@@ -42,6 +63,7 @@ pub(super) struct Mailbox {
     state: Mutex<State>,
     mail: Notify,
     settled: Notify,
+    retry: Retry,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +71,7 @@ struct State {
     queue: VecDeque<Command>,
     in_flight: usize,
     debts: VecDeque<Debt>,
+    refused: Refused,
     /// Tokens whose acquisition may still be on the way on a connection that was given up.
     doubtful: HashSet<Token>,
     /// Why the server can't be asked: its breaker is open.
@@ -57,7 +80,23 @@ struct State {
     driven: bool,
 }
 
+/// Releases that the server refused, for a reason that may pass.
+#[derive(Debug, Default)]
+struct Refused {
+    debts: VecDeque<Debt>,
+    /// When they are sent again; `None` if there are none.
+    retry_at: Option<Instant>,
+    /// How often in a row they were refused.
+    tries: u32,
+    /// The operator was told.
+    told: bool,
+}
+
 impl Mailbox {
+    pub(super) fn new(retry: Retry) -> Self {
+        Self { retry, ..Self::default() }
+    }
+
     /// Takes commands in, next to each other, or answers them at once. Says whether a driver has
     /// to be started.
     pub(super) fn push(&self, commands: impl IntoIterator<Item = Command>) -> bool {
@@ -98,8 +137,12 @@ impl Mailbox {
     }
 
     /// Takes the next commands out; they count as in flight until they are [`done`](Self::done).
+    /// There are none while refused releases are due: those go first.
     pub(super) fn take(&self, most: usize) -> Vec<Command> {
         let mut state = self.state.lock();
+        if state.refused.is_due() {
+            return Vec::new();
+        }
         let count = state.queue.len().min(most);
         state.in_flight += count;
         state.queue.drain(..count).collect()
@@ -113,6 +156,16 @@ impl Mailbox {
         if settled {
             self.settled.notify_waiters();
         }
+    }
+
+    /// Keeps releases that the server refused, to be sent again.
+    pub(super) fn refused(&self, debts: Vec<Debt>) {
+        self.state.lock().refuse(debts, self.retry);
+    }
+
+    /// When refused releases are sent again, if there are any.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.state.lock().refused.retry_at
     }
 
     /// Gives up on commands in flight whose fate is unknown. A release becomes a debt; for an
@@ -143,6 +196,9 @@ impl Mailbox {
         let (first, waiting) = {
             let mut state = self.state.lock();
             let first = state.down.replace(Arc::clone(cause)).is_none();
+            let refused = std::mem::take(&mut state.refused.debts);
+            state.debts.extend(refused);
+            state.refused = Refused::default();
             let waiting = std::mem::take(&mut state.queue);
             for command in waiting.iter().filter(|command| command.op.is_release()) {
                 state.owe(command);
@@ -158,6 +214,11 @@ impl Mailbox {
     /// Closes the breaker, unless there are debts to settle first.
     pub(super) fn reopen(&self, most: usize) -> Reopened {
         let mut state = self.state.lock();
+        if state.refused.is_due() {
+            state.refused.retry_at = None;
+            let refused = std::mem::take(&mut state.refused.debts);
+            state.debts.extend(refused);
+        }
         if state.debts.is_empty() {
             Reopened::Open { was_down: state.down.take().is_some() }
         } else {
@@ -165,16 +226,28 @@ impl Mailbox {
         }
     }
 
-    /// Strikes out the oldest `count` debts.
-    pub(super) fn paid(&self, count: usize) {
+    /// Strikes out the oldest debts, as many as were sent. Those that the server refused, by
+    /// `accepted`, are sent again later unless the key has expired. `true` if it has begun to
+    /// refuse them just now.
+    pub(super) fn paid(&self, accepted: &[bool]) -> bool {
         let mut state = self.state.lock();
-        let count = count.min(state.debts.len());
-        state.debts.drain(..count);
+        let count = accepted.len().min(state.debts.len());
+        let sent: Vec<Debt> = state.debts.drain(..count).collect();
+        let sent = sent.into_iter().zip(accepted);
+        let refused: Vec<Debt> =
+            sent.filter(|(_, accepted)| !**accepted).map(|(debt, _)| debt).collect();
+        let begins = !refused.is_empty() && !state.refused.told;
+        state.refused.told |= begins;
+        if refused.is_empty() && state.refused.debts.is_empty() {
+            state.refused = Refused::default();
+        }
+        state.refuse(refused, self.retry);
         let settled = state.unsettled() == 0;
         drop(state);
         if settled {
             self.settled.notify_waiters();
         }
+        begins
     }
 
     /// Refuses commands from now on; what is queued is still sent.
@@ -187,8 +260,10 @@ impl Mailbox {
         self.state.lock().closed
     }
 
+    /// Whether there is nothing to send now.
     pub(super) fn is_empty(&self) -> bool {
-        self.state.lock().queue.is_empty()
+        let state = self.state.lock();
+        state.queue.is_empty() && !state.refused.is_due()
     }
 
     /// Ends when something was pushed or the mailbox was closed since the last time.
@@ -208,6 +283,12 @@ impl Mailbox {
             }
             settled.await;
         }
+    }
+}
+
+impl Refused {
+    fn is_due(&self) -> bool {
+        self.retry_at.is_some_and(|retry_at| retry_at <= Instant::now())
     }
 }
 
@@ -236,7 +317,22 @@ impl State {
     }
 
     fn unsettled(&self) -> usize {
-        self.queue.len() + self.in_flight + self.debts.len()
+        self.queue.len() + self.in_flight + self.debts.len() + self.refused.debts.len()
+    }
+
+    fn refuse(&mut self, debts: Vec<Debt>, retry: Retry) {
+        let now = Instant::now();
+        let unexpired = debts.into_iter().filter_map(|debt| {
+            let expires = debt.expires.or_else(|| now.checked_add(retry.for_at_most));
+            expires.is_none_or(|expires| expires > now).then_some(Debt { expires, ..debt })
+        });
+        self.refused.debts.extend(unexpired);
+        let too_many = self.refused.debts.len().saturating_sub(MAX_DEBTS);
+        self.refused.debts.drain(..too_many);
+        if !self.refused.debts.is_empty() && self.refused.retry_at.is_none() {
+            self.refused.retry_at = Some(now + retry.pause.delay(self.refused.tries));
+            self.refused.tries = self.refused.tries.saturating_add(1);
+        }
     }
 
     fn doubt(&mut self, command: &Command) {
@@ -260,14 +356,12 @@ impl State {
         if self.debts.len() == MAX_DEBTS {
             self.debts.pop_front();
         }
-        self.debts.push_back(Debt { key: command.key.clone(), token: command.token.clone() });
+        self.debts.push_back(Debt::of(command));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::round::{Round, Seat};
 
@@ -316,6 +410,41 @@ mod tests {
         let state = mailbox.state.lock();
         assert!(state.doubtful.is_empty());
         assert_eq!(state.debts.len(), 1);
+    }
+
+    #[test]
+    fn a_refused_release_is_owed_again_after_a_pause_and_until_its_key_has_expired() {
+        let (mailbox, token) = (Mailbox::new(Retry::default()), Token::generate("me").unwrap());
+        let refuse = |mailbox: &Mailbox| mailbox.refused(vec![Debt::of(&acquire(&token))]);
+        refuse(&mailbox);
+        assert_eq!(mailbox.unsettled(), 0, "no key lives for longer than nothing");
+
+        let pause = Backoff { base: Duration::MAX, cap: Duration::ZERO };
+        let mailbox = Mailbox::new(Retry { pause, for_at_most: Duration::from_secs(60) });
+        refuse(&mailbox);
+        assert_eq!((mailbox.unsettled(), mailbox.is_empty()), (1, false));
+        assert!(mailbox.take(9).is_empty());
+        let owed = |mailbox: &Mailbox| match mailbox.reopen(9) {
+            Reopened::Owing(debts) => debts.len(),
+            Reopened::Open { .. } => 0,
+        };
+        assert_eq!(owed(&mailbox), 1);
+        assert!(mailbox.paid(&[false]), "the operator is told");
+        assert_eq!((mailbox.unsettled(), owed(&mailbox)), (1, 1));
+        assert!(!mailbox.paid(&[false]), "but once");
+        assert_eq!(owed(&mailbox), 1);
+        assert!(!mailbox.paid(&[true]));
+        assert_eq!((mailbox.unsettled(), mailbox.retry_at(), owed(&mailbox)), (0, None, 0));
+    }
+
+    #[test]
+    fn what_was_refused_is_owed_to_the_next_connection_at_once() {
+        let pause = Backoff { base: Duration::from_secs(60), cap: Duration::from_secs(60) };
+        let mailbox = Mailbox::new(Retry { pause, for_at_most: Duration::from_secs(60) });
+        mailbox.refused(vec![Debt::of(&acquire(&Token::generate("me").unwrap()))]);
+        assert!(matches!(mailbox.reopen(9), Reopened::Open { .. }));
+        mailbox.trip(&"down".into());
+        assert!(matches!(mailbox.reopen(9), Reopened::Owing(debts) if debts.len() == 1));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use twox_hash::XxHash3_64;
 use super::connection::{CONNECT_DEADLINE, Causes, Identities, Manager};
 use super::guarded::Guarding;
 use super::lane::Lane;
-use super::mailbox::Mailbox;
+use super::mailbox::{Mailbox, Retry};
 use super::watcher::Watcher;
 use super::{Command, Node};
 use crate::config::{CheckedServer, Config, Safety};
@@ -55,9 +55,10 @@ impl RedisNode {
             .connection_timeout(2 * CONNECT_DEADLINE)
             .error_sink(Box::new(causes.clone()))
             .build_unchecked(manager);
+        let retry = Retry { pause: config.reconnection_interval, for_at_most: config.quarantine() };
         let lanes = (0..config.pool_size).map(|_| {
             Arc::new(Lane {
-                mailbox: Mailbox::default(),
+                mailbox: Mailbox::new(retry),
                 pool: pool.clone(),
                 causes: causes.clone(),
                 address: Arc::clone(&address),

@@ -255,10 +255,12 @@ impl Lane {
         while let Reopened::Owing(debts) = self.mailbox.reopen(MAX_BATCH) {
             let count = debts.len();
             let pay =
-                |Debt { key, token }| Asked { op: self.client.releasing(Op::Void), key, token };
+                |Debt { key, token, .. }| Asked { op: self.client.releasing(Op::Void), key, token };
             let payment = Content::Commands(debts.into_iter().map(pay).collect());
             match timeout(self.client.deadline, link.send(payment)).await {
-                Ok(Ok(_)) => self.mailbox.paid(count),
+                Ok(Ok(_)) => {
+                    self.mailbox.paid(&vec![true; count]);
+                }
                 Ok(Err(_)) => return Err(Failure::Cut),
                 Err(_) => return Err(Failure::Hung),
             }
