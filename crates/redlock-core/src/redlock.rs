@@ -12,7 +12,7 @@ use crate::guard::{Guard, Released};
 use crate::key::{IntoKey, Key};
 use crate::lease::Lease;
 use crate::node::Op;
-use crate::protocol::quorum::{Verdict, majority};
+use crate::protocol::quorum::Majority;
 use crate::protocol::tenure::LostReason;
 use crate::request::{Renew, Request};
 use crate::service::Service;
@@ -70,7 +70,8 @@ pub struct Inspection {
     pub held: bool,
     /// The label of the holder, if it uses this library.
     pub holder: Option<Arc<str>>,
-    /// When a majority will be free, if nobody extends or releases the key.
+    /// When a majority will be free, if nobody extends or releases the key. `None` if that is not
+    /// known, or never: another program may set a key that does not expire.
     pub free_in: Option<Duration>,
     /// What each node of the group answered.
     pub nodes: Vec<NodeReport>,
@@ -269,7 +270,7 @@ impl Redlock {
         self.service.check_open()?;
         let key = key.into_key().map_err(LockError::invalid)?;
         let round = self.service.post(Op::Release, &key, token);
-        Ok(Released::by(round.verdict().await))
+        Ok(Released::by(round.ours().await))
     }
 
     /// Extends a lock by its token, to `ttl` from now, and returns for how long it is valid then.
@@ -295,17 +296,17 @@ impl Redlock {
         let ttl = self.config().usable_ttl(ttl).map_err(LockError::invalid)?;
         let sent = self.service.now();
         let round = self.service.post(Op::Extend { ttl }, &key, token);
-        let verdict = round.verdict().await;
+        let ours = round.ours().await;
         let group = self.service.group_of(&key);
         let end = sent + ttl.saturating_sub(self.config().drift().of(ttl));
         let validity = end.since(self.service.now());
-        match verdict {
-            Verdict::Granted if validity.is_zero() => Err(LockError::expired(group.report(&round))),
-            Verdict::Granted => Ok(validity),
-            Verdict::Denied if round.inspect(|ballot| ballot.denied_by_majority()) => {
+        match ours {
+            Majority::Yes if validity.is_zero() => Err(LockError::expired(group.report(&round))),
+            Majority::Yes => Ok(validity),
+            Majority::No => {
                 Err(LockError::lost(LostReason::TakenOver).with_nodes(group.report(&round)))
             }
-            Verdict::Denied | Verdict::Unavailable => Err(group.unavailable(&round)),
+            Majority::Open => Err(group.unavailable(&round)),
         }
     }
 
@@ -324,7 +325,8 @@ impl Redlock {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if no majority answers,
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if no majority answers, or none says the same:
+    /// a silent node may have the key that one of two others has;
     /// [`Invalid`](crate::ErrorKind::Invalid) for a bad key, [`Closed`](crate::ErrorKind::Closed).
     ///
     /// # Cancel safety
@@ -336,10 +338,13 @@ impl Redlock {
         let group = self.service.group_of(&key);
         let full_key = self.service.full_key(&key);
         let round = self.service.ask(Op::Inspect, group, &full_key).await?;
+        let held = match round.held().await {
+            Majority::Yes => true,
+            Majority::No => false,
+            Majority::Open => return Err(group.unavailable(&round)),
+        };
         let nodes = group.report(&round);
         let holding = Holding::of(&nodes);
-        let held = nodes.iter().filter(|node| node.answer.is_held()).count();
-        let held = held >= majority(nodes.len());
         Ok(Inspection { held, holder: holding.label, free_in: holding.free_in, nodes })
     }
 
