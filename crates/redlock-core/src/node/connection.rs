@@ -170,7 +170,7 @@ impl Connection {
 }
 
 /// Makes connections to one server.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Manager {
     pub(super) client: Client,
     pub(super) address: Arc<str>,

@@ -5,12 +5,16 @@
 //! it undoes.
 
 use std::collections::VecDeque;
+use std::mem::take;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::thread;
 use std::time::Duration;
 
 use bb8_redis::bb8::{Pool, PooledConnection};
 use bb8_redis::redis::{Pipeline, RedisError};
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -18,7 +22,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::Command;
 use super::batch::{Again, Batch};
 use super::connection::{CONNECT_DEADLINE, Causes, Connection, ConnectionId, Dialect, Manager};
+use super::farewell::Farewell;
 use super::mailbox::{Debt, Mailbox, Reopened};
+use super::redis::pool_of;
 use super::wire::{Reply, ScriptBy, classify_each, encode_releases};
 use crate::config::Backoff;
 use crate::latch::Latch;
@@ -47,11 +53,17 @@ const LAST_CALL: Duration = Duration::from_millis(1);
 pub(super) struct Lane {
     pub(super) mailbox: Mailbox,
     pub(super) pool: Pool<Manager>,
+    pub(super) manager: Manager,
     pub(super) causes: Causes,
     pub(super) address: Arc<str>,
     /// For a batch: checkout, send and reply together.
     pub(super) deadline: Duration,
     pub(super) reconnection: Backoff,
+    pub(super) farewell: Arc<Farewell>,
+    /// From one task to the next: connections that may still execute what they were sent.
+    pub(super) suspects: Mutex<Vec<ConnectionId>>,
+    /// Ends with the last chance that was given without a runtime.
+    pub(super) given: Mutex<Option<Receiver<()>>>,
 }
 
 /// Why a lane has no connection any more.
@@ -83,33 +95,76 @@ impl Lane {
     }
 
     /// Starts the lane's task on the runtime of whoever posts; a lane whose runtime has ended is
-    /// started again on the next. Without any runtime the commands wait for one, which only
-    /// releases of dropped guards do.
+    /// started again on the next. Without any runtime, which only guards are dropped without,
+    /// releases have a last chance.
     fn start(self: &Arc<Self>) {
-        if let Ok(runtime) = Handle::try_current()
-            && self.mailbox.drive()
-        {
-            runtime.spawn(Driver { lane: Arc::clone(self), suspects: Vec::new() }.run());
+        match Handle::try_current() {
+            Ok(runtime) => {
+                if let Some(driver) = Driver::of(self) {
+                    runtime.spawn(driver.run());
+                }
+            }
+            Err(_) if self.mailbox.has_releases() => {
+                if let Some(ended) = self.last_chance() {
+                    *self.given.lock() = Some(ended);
+                }
+            }
+            Err(_) => {}
         }
     }
 }
 
 /// The lane's task.
-struct Driver {
+pub(super) struct Driver {
     lane: Arc<Lane>,
-    /// Connections that were given up and may still execute what they were sent.
+    pool: Pool<Manager>,
+    /// Connections that were given up, or are in use, and may still execute what they were sent.
     suspects: Vec<ConnectionId>,
+    /// It has ended, or there is no other chance: what is left then is left.
+    is_last: bool,
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.lane.mailbox.abandon();
+        let lane = &self.lane;
+        *lane.suspects.lock() = take(&mut self.suspects);
+        lane.mailbox.abandon();
+        // Its runtime ends, or it would run.
+        if !self.is_last && lane.mailbox.has_releases() && !thread::panicking() {
+            lane.wait_for_the_last_chance();
+        }
+        lane.farewell.end();
     }
 }
 
 impl Driver {
-    async fn run(mut self) {
+    /// `None` if the lane has one.
+    fn of(lane: &Arc<Lane>) -> Option<Self> {
+        lane.mailbox.drive().then(|| {
+            lane.farewell.begin();
+            let suspects = take(&mut *lane.suspects.lock());
+            Self { lane: Arc::clone(lane), pool: lane.pool.clone(), suspects, is_last: false }
+        })
+    }
+
+    pub(super) fn for_the_last_time(lane: &Arc<Lane>) -> Option<Self> {
+        let mut driver = Self::of(lane)?;
+        driver.is_last = true;
+        // What is in the other one belongs to a runtime that polls it no more.
+        driver.pool = pool_of(lane.manager.clone(), 1, &lane.causes);
+        Some(driver)
+    }
+
+    pub(super) async fn run(mut self) {
+        self.drive().await;
+        self.is_last = true;
+    }
+}
+
+impl Driver {
+    async fn drive(&mut self) {
         let lane = Arc::clone(&self.lane);
+        let pool = self.pool.clone();
         let mut pace = Pace::default();
         let mut idle: Option<Arc<Latch>> = None;
         let mut failed: u32 = 0;
@@ -117,7 +172,7 @@ impl Driver {
             if failed == 0 && !lane.wait_for_work(idle.take()).await {
                 return;
             }
-            let served = match lane.check_out().await {
+            let served = match lane.check_out(&pool).await {
                 Ok(connection) => self.serve(&connection, &mut pace).await.map(|()| {
                     idle = Some(Arc::clone(connection.broken()));
                 }),
@@ -149,13 +204,18 @@ impl Driver {
 
     /// Sends batches until nothing is left to send; the connection then goes back to the pool.
     async fn serve(&mut self, connection: &Connection, pace: &mut Pace) -> Result<(), Failure> {
-        let served = match self.settle(connection).await {
+        let settled = self.settle(connection).await;
+        self.suspects.extend(connection.id().cloned());
+        let served = match settled {
             Ok(()) => exchange(&self.lane, connection, pace).await,
             Err(failure) => Err(failure),
         };
-        if served.is_err() {
-            connection.broken().raise();
-            self.suspects.extend(connection.id().cloned());
+        match &served {
+            // Those before this one were silenced.
+            Ok(()) => self.suspects.clear(),
+            Err(_) => {
+                connection.broken().raise();
+            }
         }
         served
     }
@@ -315,7 +375,7 @@ impl Lane {
             if !self.mailbox.is_empty() {
                 return true;
             }
-            if self.mailbox.is_closed() {
+            if self.mailbox.is_over() {
                 return false;
             }
             let retry_at = self.mailbox.retry_at();
@@ -339,7 +399,7 @@ impl Lane {
     async fn pause(&self, pause: Duration) -> bool {
         let end = Instant::now() + pause;
         loop {
-            if self.mailbox.is_closed() {
+            if self.mailbox.is_over() {
                 return false;
             }
             tokio::select! {
@@ -351,8 +411,11 @@ impl Lane {
 
     /// Takes a working connection from the pool, or lets the pool make one. Commands wait for
     /// that no longer than their deadline; connecting goes on.
-    async fn check_out(&self) -> Result<PooledConnection<'_, Manager>, Failure> {
-        while let Some(Ok(connection)) = self.pool.get().now_or_never() {
+    async fn check_out<'p>(
+        &self,
+        pool: &'p Pool<Manager>,
+    ) -> Result<PooledConnection<'p, Manager>, Failure> {
+        while let Some(Ok(connection)) = pool.get().now_or_never() {
             if !connection.broken().is_raised() {
                 return Ok(connection);
             }
@@ -363,7 +426,7 @@ impl Lane {
             let patient = patience.is_some();
             tokio::select! {
                 biased;
-                connection = self.pool.get() => match connection {
+                connection = pool.get() => match connection {
                     Ok(connection) if connection.broken().is_raised() => {}
                     Ok(connection) => return Ok(connection),
                     // The pool waited for longer than connecting may take, and knows no cause.

@@ -77,6 +77,8 @@ struct State {
     /// Why the server can't be asked: its breaker is open.
     down: Option<Arc<str>>,
     closed: bool,
+    /// For how long what is owed is paid although it is closed.
+    lingers_until: Option<Instant>,
     driven: bool,
 }
 
@@ -250,10 +252,32 @@ impl Mailbox {
         begins
     }
 
-    /// Refuses commands from now on; what is queued is still sent.
-    pub(super) fn close(&self) {
-        self.state.lock().closed = true;
+    /// Refuses commands from now on, unless it does so already; what is queued is still sent, and
+    /// what is owed is paid if that is possible within `grace`.
+    pub(super) fn close(&self, grace: Duration) {
+        let mut state = self.state.lock();
+        if !std::mem::replace(&mut state.closed, true) {
+            state.lingers_until = Some(Instant::now() + grace);
+        }
+        drop(state);
         self.mail.notify_one();
+    }
+
+    /// Whoever drives it next has this long to pay what is owed, also if it is closed.
+    pub(super) fn linger(&self, grace: Duration) {
+        self.state.lock().lingers_until = Some(Instant::now() + grace);
+    }
+
+    /// It is closed, and no more is to be done than to send what is queued.
+    pub(super) fn is_over(&self) -> bool {
+        let state = self.state.lock();
+        state.closed && !state.lingers()
+    }
+
+    /// Whether a release waits to be sent.
+    pub(super) fn has_releases(&self) -> bool {
+        let state = self.state.lock();
+        state.owes() || state.queue.iter().any(|command| command.op.is_release())
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -263,7 +287,8 @@ impl Mailbox {
     /// Whether there is nothing to send now.
     pub(super) fn is_empty(&self) -> bool {
         let state = self.state.lock();
-        state.queue.is_empty() && !state.refused.is_due()
+        let pays_at_the_end = state.closed && state.lingers() && !state.debts.is_empty();
+        state.queue.is_empty() && !state.refused.is_due() && !pays_at_the_end
     }
 
     /// Ends when something was pushed or the mailbox was closed since the last time.
@@ -318,6 +343,14 @@ impl State {
 
     fn unsettled(&self) -> usize {
         self.queue.len() + self.in_flight + self.debts.len() + self.refused.debts.len()
+    }
+
+    fn owes(&self) -> bool {
+        !self.debts.is_empty() || !self.refused.debts.is_empty()
+    }
+
+    fn lingers(&self) -> bool {
+        self.owes() && self.lingers_until.is_some_and(|until| Instant::now() < until)
     }
 
     fn refuse(&mut self, debts: Vec<Debt>, retry: Retry) {

@@ -17,6 +17,7 @@ mod batch;
 mod connection;
 mod dataset;
 mod expiring;
+mod farewell;
 #[cfg(feature = "test-util")]
 pub(crate) mod fuzzing;
 mod guarded;
@@ -34,6 +35,7 @@ mod watcher;
 mod wire;
 
 pub(crate) use self::connection::Identities;
+pub(crate) use self::farewell::Farewell;
 pub(crate) use self::memory::MemoryNode;
 pub(crate) use self::redis::RedisNode;
 

@@ -3,11 +3,15 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bb8_redis::bb8::Pool;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use twox_hash::XxHash3_64;
 
 use super::connection::{CONNECT_DEADLINE, Causes, Identities, Manager};
+use super::farewell::{Farewell, LAST_CHANCE};
 use super::guarded::Guarding;
 use super::lane::Lane;
 use super::mailbox::{Mailbox, Retry};
@@ -31,6 +35,7 @@ impl RedisNode {
         server: &CheckedServer,
         config: &Config,
         identities: &Arc<Identities>,
+        farewell: &Arc<Farewell>,
     ) -> Self {
         let address: Arc<str> = server.address().into();
         let causes = Causes::new();
@@ -45,25 +50,20 @@ impl RedisNode {
             },
             checks: config.checks,
         };
-        let size = u32::try_from(config.pool_size).unwrap_or(u32::MAX);
-        let pool = Pool::builder()
-            .max_size(size)
-            .test_on_check_out(false)
-            .max_lifetime(None)
-            .idle_timeout(None)
-            .retry_connection(false)
-            .connection_timeout(2 * CONNECT_DEADLINE)
-            .error_sink(Box::new(causes.clone()))
-            .build_unchecked(manager);
+        let pool = pool_of(manager.clone(), config.pool_size, &causes);
         let retry = Retry { pause: config.reconnection_interval, for_at_most: config.quarantine() };
         let lanes = (0..config.pool_size).map(|_| {
             Arc::new(Lane {
                 mailbox: Mailbox::new(retry),
                 pool: pool.clone(),
+                manager: manager.clone(),
                 causes: causes.clone(),
                 address: Arc::clone(&address),
                 deadline: config.node_deadline,
                 reconnection: config.reconnection_interval,
+                farewell: Arc::clone(farewell),
+                suspects: Mutex::default(),
+                given: Mutex::default(),
             })
         });
         let lanes = lanes.collect();
@@ -81,6 +81,19 @@ impl RedisNode {
             }
         }
     }
+}
+
+/// Connections to one server, made when they are needed.
+pub(super) fn pool_of(manager: Manager, size: usize, causes: &Causes) -> Pool<Manager> {
+    Pool::builder()
+        .max_size(u32::try_from(size).unwrap_or(u32::MAX))
+        .test_on_check_out(false)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .retry_connection(false)
+        .connection_timeout(2 * CONNECT_DEADLINE)
+        .error_sink(Box::new(causes.clone()))
+        .build_unchecked(manager)
 }
 
 impl Node for RedisNode {
@@ -118,7 +131,7 @@ impl Node for RedisNode {
 
     fn shut_down(&self) {
         for lane in &self.lanes {
-            lane.mailbox.close();
+            lane.mailbox.close(Duration::ZERO);
         }
         self.watcher.close();
     }
@@ -126,6 +139,14 @@ impl Node for RedisNode {
 
 impl Drop for RedisNode {
     fn drop(&mut self) {
-        self.shut_down();
+        for lane in &self.lanes {
+            lane.mailbox.close(LAST_CHANCE);
+        }
+        self.watcher.close();
+        if Handle::try_current().is_err() {
+            for lane in &self.lanes {
+                lane.wait_for_the_last_chance_given();
+            }
+        }
     }
 }

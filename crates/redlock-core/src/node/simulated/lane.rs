@@ -127,7 +127,7 @@ impl Node for SimulatedNode {
     }
 
     fn shut_down(&self) {
-        self.lane.mailbox.close();
+        self.lane.mailbox.close(Duration::ZERO);
     }
 }
 
