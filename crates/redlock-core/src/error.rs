@@ -61,10 +61,11 @@ impl fmt::Display for NodeReport {
 /// use redlock_core::{ErrorKind, Redlock};
 ///
 /// let redlock = Redlock::in_memory();
-/// let _guard = redlock.try_lock("order:42").await.unwrap();
+/// let guard = redlock.try_lock("order:42").await.unwrap();
 /// let error = redlock.try_lock("order:42").await.unwrap_err();
 /// assert_eq!(error.kind(), ErrorKind::Contended);
 /// assert!(error.retry_after().is_some());
+/// guard.release().await;
 /// # }
 /// ```
 pub struct LockError(Box<Inner>);
@@ -335,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_knows_when_a_majority_is_free_that_did_not_say_so() {
+    fn the_time_until_a_majority_is_free_is_unknown_without_its_answers() {
         let for_ever = || report(NodeAnswer::Held { label: None, remaining: None });
         let silent = || report(NodeAnswer::TimedOut);
         let free = || report(NodeAnswer::NotHeld);
@@ -351,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn the_silent_node_decides_where_those_that_answer_do_not_agree() {
+    fn a_retry_waits_for_the_silent_node_that_decides() {
         let nodes = || vec![report(NodeAnswer::NotHeld), report(NodeAnswer::Granted)];
         let open = [nodes(), vec![report(NodeAnswer::TimedOut)]].concat();
         let error = LockError::unavailable(open, Duration::from_secs(1));

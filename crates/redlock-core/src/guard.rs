@@ -48,6 +48,14 @@ impl Released {
 /// A lock that is held. It owns the lock: [`release`](Self::release) it, or drop it and the
 /// release is sent in the background.
 ///
+/// A drop waits for nothing. If the runtime ends right afterwards, as it does at the end of `main`,
+/// its end waits until everything is sent, for all locks of a [`Redlock`](crate::Redlock) together
+/// 250 ms at most. The same holds without a runtime: the drop of the last handle waits then. A key
+/// stays locked for its time to live if its server did not answer by then, or if the process was
+/// killed or ended by [`std::process::exit`]. To be sure, await [`release`](Self::release), use
+/// [`with_lock`](crate::Redlock::with_lock), or [`close`](crate::Redlock::close) before `main`
+/// returns.
+///
 /// Dereferences to its [`Lease`], which tells until when the lock is valid.
 ///
 /// ```
@@ -93,6 +101,7 @@ impl Guard {
     /// let guard = redlock.lock("order:42").await?;
     /// let validity = guard.extend(Duration::from_secs(10)).await?;
     /// assert!(validity > Duration::from_secs(9));
+    /// guard.release().await;
     /// # Ok(()) }
     /// ```
     ///

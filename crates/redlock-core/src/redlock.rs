@@ -24,7 +24,8 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// A lock service over one or more groups of independent servers.
 ///
 /// Cheap to clone; clones share connections, waiting lines and renewals. When the last clone and
-/// the last guard are gone, its tasks end.
+/// the last guard are gone, its tasks send the releases of dropped guards and end. Where the process
+/// ends as well, [`close`](Self::close) makes sure of that.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -139,12 +140,17 @@ impl Redlock {
     }
 
     /// Locks `key`, waiting by the configured retry policy. See [`Request`] for what can be set
-    /// and for errors and cancel safety.
+    /// and for errors and cancel safety, and [`Guard`] for how the lock ends: at the end of `main`
+    /// await [`release`](Guard::release) or [`close`](Self::close), as a dropped guard has only a
+    /// moment there.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
     /// # let redlock = redlock_core::Redlock::in_memory();
     /// let guard = redlock.lock("order:42").await?;
+    /// assert!(redlock.inspect("order:42").await?.held);
+    /// guard.release().await;
+    /// assert!(!redlock.inspect("order:42").await?.held);
     /// # Ok(()) }
     /// ```
     pub fn lock(&self, key: impl IntoKey) -> Request {
@@ -157,8 +163,9 @@ impl Redlock {
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
     /// # let redlock = redlock_core::Redlock::in_memory();
-    /// let _guard = redlock.try_lock("order:42").await?;
+    /// let guard = redlock.try_lock("order:42").await?;
     /// assert!(redlock.try_lock("order:42").await.unwrap_err().is_contended());
+    /// guard.release().await;
     /// # Ok(()) }
     /// ```
     pub fn try_lock(&self, key: impl IntoKey) -> Request {
@@ -218,6 +225,9 @@ impl Redlock {
     /// # let redlock = redlock_core::Redlock::in_memory();
     /// let accounts = redlock.lock_all(["account:7", "account:3"]).await?;
     /// assert_eq!(accounts[0].key().as_bytes(), b"account:3");
+    /// for account in accounts {
+    ///     account.release().await;
+    /// }
     /// # Ok(()) }
     /// ```
     ///
@@ -316,10 +326,11 @@ impl Redlock {
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
     /// # let redlock = redlock_core::Redlock::in_memory();
-    /// let _guard = redlock.lock("order:42").label("web-1").await?;
+    /// let guard = redlock.lock("order:42").label("web-1").await?;
     /// let inspection = redlock.inspect("order:42").await?;
     /// assert!(inspection.held);
     /// assert_eq!(inspection.holder.as_deref(), Some("web-1"));
+    /// guard.release().await;
     /// # Ok(()) }
     /// ```
     ///

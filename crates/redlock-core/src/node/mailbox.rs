@@ -263,7 +263,7 @@ impl Mailbox {
         self.mail.notify_one();
     }
 
-    /// Whoever drives it next has this long to pay what is owed, also if it is closed.
+    /// The next driver has this long to pay what is owed, also if the mailbox is closed.
     pub(super) fn linger(&self, grace: Duration) {
         self.state.lock().lingers_until = Some(Instant::now() + grace);
     }
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_refused_is_owed_to_the_next_connection_at_once() {
+    fn a_refused_release_is_owed_to_the_next_connection_at_once() {
         let pause = Backoff { base: Duration::from_secs(60), cap: Duration::from_secs(60) };
         let mailbox = Mailbox::new(Retry { pause, for_at_most: Duration::from_secs(60) });
         mailbox.refused(vec![Debt::of(&acquire(&Token::generate("me").unwrap()))]);

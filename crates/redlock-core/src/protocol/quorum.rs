@@ -402,7 +402,7 @@ mod tests {
         })
     }
 
-    /// What is true whatever those nodes would have said that did not vote.
+    /// The answer that holds in every case: nodes without a vote may have the key or not.
     fn certainly(
         answers: &[NodeAnswer],
         yes: impl Fn(&NodeAnswer) -> bool,
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_of_a_lock_that_those_who_did_not_vote_could_belie() {
+    fn ownership_is_open_whenever_nodes_without_a_vote_could_change_it() {
         for answers in [1, 3, 5].into_iter().flat_map(all_answers) {
             let is_granted = |answer: &NodeAnswer| *answer == NodeAnswer::Granted;
             let is_denied = |answer: &NodeAnswer| answer.is_vote() && !is_granted(answer);
@@ -435,8 +435,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_of_a_key_that_those_who_did_not_vote_could_belie() {
-        // Nobody is granted anything who only looks.
+    fn presence_is_open_whenever_nodes_without_a_vote_could_change_it() {
+        // An inspection is granted nothing.
         let looks = |answers: &Vec<NodeAnswer>| !answers.contains(&NodeAnswer::Granted);
         for answers in [1, 3, 5].into_iter().flat_map(all_answers).filter(looks) {
             let is_free = |answer: &NodeAnswer| *answer == NodeAnswer::NotHeld;
