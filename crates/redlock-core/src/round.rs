@@ -18,8 +18,14 @@ pub(crate) struct Round {
 #[derive(Debug)]
 struct State {
     ballot: Ballot,
-    /// The caller, and whether it has its answer.
-    waiting: Option<(Waker, fn(&Ballot) -> bool)>,
+    waiting: Option<Waiting>,
+}
+
+/// The caller, and whether it has its answer.
+#[derive(Debug)]
+struct Waiting {
+    waker: Waker,
+    is_known: fn(&Ballot) -> bool,
 }
 
 impl Round {
@@ -33,9 +39,9 @@ impl Round {
             let mut state = self.state.lock();
             state.ballot.record(seat, vote);
             let State { ballot, waiting } = &mut *state;
-            waiting.take_if(|(_, is_known)| is_known(ballot))
+            waiting.take_if(|waiting| (waiting.is_known)(ballot))
         };
-        if let Some((waker, _)) = waiting {
+        if let Some(Waiting { waker, .. }) = waiting {
             waker.wake();
         }
     }
@@ -65,7 +71,7 @@ impl Round {
             match answer(&state.ballot) {
                 Some(answer) => Poll::Ready(answer),
                 None => {
-                    state.waiting = Some((cx.waker().clone(), is_known));
+                    state.waiting = Some(Waiting { waker: cx.waker().clone(), is_known });
                     Poll::Pending
                 }
             }
