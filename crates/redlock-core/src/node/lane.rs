@@ -150,7 +150,7 @@ impl Driver {
     pub(super) fn for_the_last_time(lane: &Arc<Lane>) -> Option<Self> {
         let mut driver = Self::of(lane)?;
         driver.is_last = true;
-        // What is in the other one belongs to a runtime that polls it no more.
+        // Connections of the other pool belong to a runtime that polls them no more.
         driver.pool = pool_of(lane.manager.clone(), 1, &lane.causes);
         Some(driver)
     }

@@ -280,10 +280,6 @@ impl Mailbox {
         state.owes() || state.queue.iter().any(|command| command.op.is_release())
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        self.state.lock().closed
-    }
-
     /// Whether there is nothing to send now.
     pub(super) fn is_empty(&self) -> bool {
         let state = self.state.lock();

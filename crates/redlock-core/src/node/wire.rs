@@ -233,7 +233,7 @@ impl Reply {
         }
     }
 
-    /// What the server said instead of executing a command.
+    /// The words of a server that did not execute a command.
     pub(super) fn refusal(&self) -> Option<Arc<str>> {
         match self {
             Self::Vote(vote) => match &vote.answer {

@@ -203,7 +203,7 @@ impl Lane {
             if !self.mailbox.is_empty() {
                 return true;
             }
-            if self.mailbox.is_closed() {
+            if self.mailbox.is_over() {
                 return false;
             }
             match link {
@@ -220,7 +220,7 @@ impl Lane {
     /// Waits before connecting again; `false` if the lane is closed.
     async fn pause(&self, pause: Duration) -> bool {
         let end = Instant::now() + pause;
-        while !self.mailbox.is_closed() {
+        while !self.mailbox.is_over() {
             if timeout_at(end, self.mailbox.mail()).await.is_err() {
                 return true;
             }
