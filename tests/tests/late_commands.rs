@@ -161,6 +161,31 @@ async fn such_an_acquisition_leaves_no_key_either_if_its_connection_can_not_be_c
     assert_eq!(harm(Scene::guarded_without_client_kill, orphans_of_acquisitions).await, 0);
 }
 
+/// How many keys are left where the server was full when it was told of the release.
+async fn orphans_on_a_full_server(scene: &Scene) -> usize {
+    let redlock = scene.redlock().await;
+    let mut orphans = 0;
+    for key in names().take(3) {
+        scene.proxy.hold_open_connections();
+        let error = redlock.try_lock(&key).await.unwrap_err();
+        scene.server.config_set("maxmemory", "1").await;
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        all_vote(&redlock).await;
+        scene.server.config_set("maxmemory", "0").await;
+        scene.let_go().await;
+        let is_free = async || scene.server.get(&key).await.is_none();
+        orphans +=
+            usize::from(timeout(SOON / 4, eventually(SOON, "no key", is_free)).await.is_err());
+        all_vote(&redlock).await;
+    }
+    orphans
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acquisition_that_arrives_after_a_release_that_a_full_server_refused_leaves_no_key() {
+    assert_eq!(harm(Scene::guarded_without_client_kill, orphans_on_a_full_server).await, 0);
+}
+
 /// Which is why the guarded mode voids what it gives up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_plain_mode_relies_on_closing_that_connection() {

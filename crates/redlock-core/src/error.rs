@@ -62,10 +62,11 @@ impl fmt::Display for NodeReport {
 /// use redlock_core::{ErrorKind, Redlock};
 ///
 /// let redlock = Redlock::in_memory();
-/// let _guard = redlock.try_lock("order:42").await.unwrap();
+/// let guard = redlock.try_lock("order:42").await.unwrap();
 /// let error = redlock.try_lock("order:42").await.unwrap_err();
 /// assert_eq!(error.kind(), ErrorKind::Contended);
 /// assert!(error.retry_after().is_some());
+/// guard.release().await;
 /// # }
 /// ```
 pub struct LockError(Box<Inner>);
@@ -175,9 +176,11 @@ impl LockError {
 
     /// `back_within`: after which time a node that is down is tried again.
     pub(crate) fn unavailable(nodes: Vec<NodeReport>, back_within: Duration) -> Self {
-        let reason = match are_quarantined(&nodes) {
-            true => "no majority of the nodes votes so far: some are quarantined",
-            false => "no majority of the nodes answered",
+        let votes = nodes.iter().filter(|node| node.answer.is_vote()).count();
+        let reason = match (are_quarantined(&nodes), votes >= majority(nodes.len())) {
+            (true, _) => "no majority of the nodes votes so far: some are quarantined",
+            (_, true) => "no majority of the nodes confirmed it",
+            (_, false) => "no majority of the nodes answered",
         };
         let mut error = Self::new(ErrorKind::Unavailable, reason);
         error.0.retry_after = Some(votes_in(&nodes, back_within));
@@ -287,7 +290,10 @@ fn votes_in(nodes: &[NodeReport], back_within: Duration) -> Duration {
         })
         .collect();
     waits.sort_unstable();
-    waits.get(majority(nodes.len()) - 1).copied().unwrap_or(back_within)
+    // If a majority votes already and can't decide it, the next one does.
+    let first = majority(nodes.len()) - 1;
+    let decides = waits.iter().skip(first).find(|wait| !wait.is_zero());
+    decides.or_else(|| waits.get(first)).copied().unwrap_or(back_within)
 }
 
 /// Who holds a key, as far as the answers of a group tell.
@@ -306,11 +312,12 @@ impl Holding {
         for report in nodes {
             match &report.answer {
                 NodeAnswer::Held { label, remaining } => {
+                    // A key without expiry, or a node that was not asked for how long.
+                    free_in.push(remaining.unwrap_or(Duration::MAX));
                     let remaining = remaining.unwrap_or_default();
                     if label.is_some() && remaining >= longest.0 {
                         longest = (remaining, label.clone());
                     }
-                    free_in.push(remaining);
                 }
                 NodeAnswer::Granted | NodeAnswer::NotHeld => free_in.push(Duration::ZERO),
                 _ => {}
@@ -318,7 +325,7 @@ impl Holding {
         }
         free_in.sort_unstable();
         let quorum = majority(nodes.len());
-        let free_in = free_in.get(quorum - 1).or_else(|| free_in.last()).copied();
+        let free_in = free_in.get(quorum - 1).copied().filter(|free_in| *free_in < Duration::MAX);
         Self { label: longest.1, free_in }
     }
 }
@@ -355,6 +362,34 @@ mod tests {
         let split = [held("a", 10), report(NodeAnswer::Granted), held("b", 500)];
         assert_eq!(Holding::of(&split).free_in, Some(Duration::from_millis(10)));
         assert_eq!(Holding::of(&split).label.as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn the_time_until_a_majority_is_free_is_unknown_without_its_answers() {
+        let for_ever = || report(NodeAnswer::Held { label: None, remaining: None });
+        let silent = || report(NodeAnswer::TimedOut);
+        let free = || report(NodeAnswer::NotHeld);
+        let free_in = |nodes: [NodeReport; 3]| Holding::of(&nodes).free_in;
+        assert_eq!(free_in([for_ever(), for_ever(), held("a", 9)]), None);
+        assert_eq!(
+            free_in([for_ever(), held("a", 7), held("a", 9)]),
+            Some(Duration::from_millis(9))
+        );
+        assert_eq!(free_in([held("a", 9), silent(), silent()]), None);
+        assert_eq!(free_in([free(), silent(), held("a", 9)]), Some(Duration::from_millis(9)));
+        assert_eq!(free_in([free(), free(), for_ever()]), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_retry_waits_for_the_silent_node_that_decides() {
+        let nodes = || vec![report(NodeAnswer::NotHeld), report(NodeAnswer::Granted)];
+        let open = [nodes(), vec![report(NodeAnswer::TimedOut)]].concat();
+        let error = LockError::unavailable(open, Duration::from_secs(1));
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(1)));
+        assert!(
+            error.to_string().starts_with("no majority of the nodes confirmed it ("),
+            "{error}"
+        );
     }
 
     #[test]

@@ -96,6 +96,7 @@ pub(crate) const BUCKETS: u64 = 1024;
 ///
 /// let second = redlock.lock("account:7").await?;
 /// assert!(second.fencing_token() > earlier);
+/// second.release().await;
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::error::LockError;
 use crate::lease::Lease;
 use crate::observe::Release;
-use crate::protocol::quorum::Verdict;
+use crate::protocol::quorum::Majority;
+use crate::protocol::tenure::LostReason;
 use crate::service::Service;
 use crate::token::Token;
 
@@ -18,20 +19,20 @@ use crate::token::Token;
 pub enum Released {
     /// A majority of the nodes deleted the key.
     Released,
-    /// There was nothing of ours left to release on a majority: the lease had run out or was
-    /// lost before.
+    /// The lease had run out or was lost before, or a majority of the nodes says that the key is
+    /// not ours.
     AlreadyExpired,
-    /// No majority answered in time. Nodes that come back are told then; at the latest the key
-    /// expires with its time to live.
+    /// Neither is known: too few nodes answered in time, or a vote of those was lost that answered.
+    /// Nodes that come back are told then; at the latest the key expires with its time to live.
     Indeterminate,
 }
 
 impl Released {
-    pub(crate) fn by(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::Granted => Self::Released,
-            Verdict::Denied => Self::AlreadyExpired,
-            Verdict::Unavailable => Self::Indeterminate,
+    pub(crate) const fn by(ours: Majority) -> Self {
+        match ours {
+            Majority::Yes => Self::Released,
+            Majority::No => Self::AlreadyExpired,
+            Majority::Open => Self::Indeterminate,
         }
     }
 
@@ -46,6 +47,14 @@ impl Released {
 
 /// A lock that is held. It owns the lock: [`release`](Self::release) it, or drop it and the
 /// release is sent in the background.
+///
+/// A drop waits for nothing. If the runtime ends right afterwards, as it does at the end of `main`,
+/// its end waits until everything is sent, for all locks of a [`Redlock`](crate::Redlock) together
+/// 250 ms at most. The same holds without a runtime: the drop of the last handle waits then. A key
+/// stays locked for its time to live if its server did not answer by then, or if the process was
+/// killed or ended by [`std::process::exit`]. To be sure, await [`release`](Self::release), use
+/// [`with_lock`](crate::Redlock::with_lock), or [`close`](crate::Redlock::close) before `main`
+/// returns.
 ///
 /// Dereferences to its [`Lease`], which tells until when the lock is valid.
 ///
@@ -92,6 +101,7 @@ impl Guard {
     /// let guard = redlock.lock("order:42").await?;
     /// let validity = guard.extend(Duration::from_secs(10)).await?;
     /// assert!(validity > Duration::from_secs(9));
+    /// guard.release().await;
     /// # Ok(()) }
     /// ```
     ///
@@ -119,19 +129,16 @@ impl Guard {
     ///
     /// The release is sent in any case; dropping the future only stops waiting for it.
     pub async fn release(self) -> Released {
-        let lost = self.lease.is_lost();
-        match self.service.keeper.release(&self.lease.0) {
-            Some(round) => {
-                let release = Release::sent();
-                let released = match lost {
-                    false => Released::by(round.verdict().await),
-                    true => Released::AlreadyExpired,
-                };
-                release.answered(released.name());
-                released
-            }
-            None => Released::AlreadyExpired,
+        let lost = self.lease.lost_reason().filter(|reason| *reason != LostReason::Closed);
+        let release = self.service.keeper.release(&self.lease.0).map(|_| Release::sent());
+        let released = match (lost, self.lease.0.released()) {
+            (None, Some(round)) => Released::by(round.ours().await),
+            _ => Released::AlreadyExpired,
+        };
+        if let Some(release) = release {
+            release.answered(released.name());
         }
+        released
     }
 
     /// Gives the lock up without releasing it, for another process to go on with: send it the

@@ -85,6 +85,7 @@ impl Lease {
     ///     reason = guard.lost() => eprintln!("stopped: {reason}"),
     ///     () = step() => {}
     /// }
+    /// guard.release().await;
     /// # Ok(()) }
     /// ```
     ///
@@ -142,6 +143,7 @@ impl Lease {
     /// guard.ensure(Duration::from_secs(2))?;
     /// // charge the customer, which takes up to two seconds
     /// assert!(guard.ensure(Duration::from_secs(3600)).is_err());
+    /// guard.release().await;
     /// # Ok(()) }
     /// ```
     ///

@@ -43,8 +43,9 @@
 //!     }
 //!
 //!     pub async fn write(&self, month: &str) -> Result<(), LockError> {
-//!         let _guard = self.redlock.try_lock(format!("report:{month}")).await?;
+//!         let guard = self.redlock.try_lock(format!("report:{month}")).await?;
 //!         // write it
+//!         guard.release().await;
 //!         Ok(())
 //!     }
 //! }

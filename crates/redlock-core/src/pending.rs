@@ -1,6 +1,6 @@
 //! What comes of an attempt: a tenancy, or why it was not won.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -146,6 +146,7 @@ impl<'r> Pending<'r> {
             config: Arc::clone(&self.service.config),
             tenure: Mutex::new(tenure),
             turn: Mutex::default(),
+            released: OnceLock::new(),
             changed: Notify::new(),
             timer: Mutex::default(),
             hold: Hold::begin(),

@@ -12,7 +12,7 @@ use crate::guard::{Guard, Released};
 use crate::key::{IntoKey, Key};
 use crate::lease::Lease;
 use crate::node::Op;
-use crate::protocol::quorum::{Verdict, majority};
+use crate::protocol::quorum::Majority;
 use crate::protocol::tenure::LostReason;
 use crate::request::{Renew, Request};
 use crate::service::Service;
@@ -24,7 +24,8 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// A lock service over one or more groups of independent servers.
 ///
 /// Cheap to clone; clones share connections, waiting lines and renewals. When the last clone and
-/// the last guard are gone, its tasks end.
+/// the last guard are gone, its tasks send the releases of dropped guards and end. Where the process
+/// ends as well, [`close`](Self::close) makes sure of that.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -70,7 +71,8 @@ pub struct Inspection {
     pub held: bool,
     /// The label of the holder, if it uses this library.
     pub holder: Option<Arc<str>>,
-    /// When a majority will be free, if nobody extends or releases the key.
+    /// When a majority will be free, if nobody extends or releases the key. `None` if that is not
+    /// known, or never: another program may set a key that does not expire.
     pub free_in: Option<Duration>,
     /// What each node of the group answered.
     pub nodes: Vec<NodeReport>,
@@ -138,12 +140,17 @@ impl Redlock {
     }
 
     /// Locks `key`, waiting by the configured retry policy. See [`Request`] for what can be set
-    /// and for errors and cancel safety.
+    /// and for errors and cancel safety, and [`Guard`] for how the lock ends: at the end of `main`
+    /// await [`release`](Guard::release) or [`close`](Self::close), as a dropped guard has only a
+    /// moment there.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
     /// # let redlock = redlock_core::Redlock::in_memory();
     /// let guard = redlock.lock("order:42").await?;
+    /// assert!(redlock.inspect("order:42").await?.held);
+    /// guard.release().await;
+    /// assert!(!redlock.inspect("order:42").await?.held);
     /// # Ok(()) }
     /// ```
     pub fn lock(&self, key: impl IntoKey) -> Request {
@@ -156,8 +163,9 @@ impl Redlock {
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
     /// # let redlock = redlock_core::Redlock::in_memory();
-    /// let _guard = redlock.try_lock("order:42").await?;
+    /// let guard = redlock.try_lock("order:42").await?;
     /// assert!(redlock.try_lock("order:42").await.unwrap_err().is_contended());
+    /// guard.release().await;
     /// # Ok(()) }
     /// ```
     pub fn try_lock(&self, key: impl IntoKey) -> Request {
@@ -217,6 +225,9 @@ impl Redlock {
     /// # let redlock = redlock_core::Redlock::in_memory();
     /// let accounts = redlock.lock_all(["account:7", "account:3"]).await?;
     /// assert_eq!(accounts[0].key().as_bytes(), b"account:3");
+    /// for account in accounts {
+    ///     account.release().await;
+    /// }
     /// # Ok(()) }
     /// ```
     ///
@@ -269,7 +280,7 @@ impl Redlock {
         self.service.check_usable()?;
         let key = key.into_key().map_err(LockError::invalid)?;
         let round = self.service.post(Op::Release, &key, token);
-        Ok(Released::by(round.verdict().await))
+        Ok(Released::by(round.ours().await))
     }
 
     /// Extends a lock by its token, to `ttl` from now, and returns for how long it is valid then.
@@ -295,17 +306,17 @@ impl Redlock {
         let ttl = self.config().usable_ttl(ttl).map_err(LockError::invalid)?;
         let sent = self.service.now();
         let round = self.service.post(Op::Extend { ttl }, &key, token);
-        let verdict = round.verdict().await;
+        let ours = round.ours().await;
         let group = self.service.group_of(&key);
         let end = sent + ttl.saturating_sub(self.config().drift().of(ttl));
         let validity = end.since(self.service.now());
-        match verdict {
-            Verdict::Granted if validity.is_zero() => Err(LockError::expired(group.report(&round))),
-            Verdict::Granted => Ok(validity),
-            Verdict::Denied if round.inspect(|ballot| ballot.denied_by_majority()) => {
+        match ours {
+            Majority::Yes if validity.is_zero() => Err(LockError::expired(group.report(&round))),
+            Majority::Yes => Ok(validity),
+            Majority::No => {
                 Err(LockError::lost(LostReason::TakenOver).with_nodes(group.report(&round)))
             }
-            Verdict::Denied | Verdict::Unavailable => Err(self.service.unavailable(group, &round)),
+            Majority::Open => Err(self.service.unavailable(group, &round)),
         }
     }
 
@@ -315,16 +326,18 @@ impl Redlock {
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
     /// # let redlock = redlock_core::Redlock::in_memory();
-    /// let _guard = redlock.lock("order:42").label("web-1").await?;
+    /// let guard = redlock.lock("order:42").label("web-1").await?;
     /// let inspection = redlock.inspect("order:42").await?;
     /// assert!(inspection.held);
     /// assert_eq!(inspection.holder.as_deref(), Some("web-1"));
+    /// guard.release().await;
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if no majority answers,
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if no majority answers, or none says the same:
+    /// a silent node may have the key that one of two others has;
     /// [`Invalid`](crate::ErrorKind::Invalid) for a bad key, [`Closed`](crate::ErrorKind::Closed).
     ///
     /// # Cancel safety
@@ -336,10 +349,13 @@ impl Redlock {
         let group = self.service.group_of(&key);
         let full_key = self.service.full_key(&key);
         let round = self.service.ask(Op::Inspect, group, &full_key).await?;
+        let held = match round.held().await {
+            Majority::Yes => true,
+            Majority::No => false,
+            Majority::Open => return Err(group.unavailable(&round)),
+        };
         let nodes = group.report(&round);
         let holding = Holding::of(&nodes);
-        let held = nodes.iter().filter(|node| node.answer.is_held()).count();
-        let held = held >= majority(nodes.len());
         Ok(Inspection { held, holder: holding.label, free_in: holding.free_in, nodes })
     }
 

@@ -53,6 +53,7 @@ pub enum Renew {
 ///     .label("reporter")
 ///     .await?;
 /// assert_eq!(guard.token().label(), "reporter");
+/// guard.release().await;
 /// # Ok(()) }
 /// ```
 ///

@@ -6,7 +6,7 @@ use std::task::{Poll, Waker};
 
 use parking_lot::Mutex;
 
-use crate::protocol::quorum::{Ballot, Counter, NodeAnswer, Verdict, Vote};
+use crate::protocol::quorum::{Ballot, Counter, Majority, NodeAnswer, Verdict, Vote};
 
 /// The votes on one command. Nodes cast them, one caller awaits the verdict; who no longer waits
 /// may drop the future, the votes are counted all the same.
@@ -18,7 +18,14 @@ pub(crate) struct Round {
 #[derive(Debug)]
 struct State {
     ballot: Ballot,
-    waiting: Option<Waker>,
+    waiting: Option<Waiting>,
+}
+
+/// The caller, and whether it has its answer.
+#[derive(Debug)]
+struct Waiting {
+    waker: Waker,
+    is_known: fn(&Ballot) -> bool,
 }
 
 impl Round {
@@ -26,28 +33,45 @@ impl Round {
         Self { state: Mutex::new(State { ballot: Ballot::new(nodes), waiting: None }) }
     }
 
-    /// Counts the vote of one node and wakes the caller once, when the verdict is known.
+    /// Counts the vote of one node and wakes the caller once, when what it waits for is known.
     pub(crate) fn answer(&self, seat: usize, vote: impl Into<Vote>) {
         let waiting = {
             let mut state = self.state.lock();
-            match state.ballot.record(seat, vote) {
-                Some(_) => state.waiting.take(),
-                None => None,
-            }
+            state.ballot.record(seat, vote);
+            let State { ballot, waiting } = &mut *state;
+            waiting.take_if(|waiting| (waiting.is_known)(ballot))
         };
-        if let Some(waker) = waiting {
+        if let Some(Waiting { waker, .. }) = waiting {
             waker.wake();
         }
     }
 
     /// Waits for the verdict. Every node answers within its deadline, so this ends.
     pub(crate) async fn verdict(&self) -> Verdict {
+        self.wait_for(Ballot::verdict, |ballot| ballot.verdict().is_some()).await
+    }
+
+    /// Waits until it is known whether the key is, or was, ours.
+    pub(crate) async fn ours(&self) -> Majority {
+        self.wait_for(Ballot::ours, |ballot| ballot.ours().is_some()).await
+    }
+
+    /// Waits until it is known whether anybody has the key.
+    pub(crate) async fn held(&self) -> Majority {
+        self.wait_for(Ballot::held, |ballot| ballot.held().is_some()).await
+    }
+
+    async fn wait_for<T>(
+        &self,
+        answer: fn(&Ballot) -> Option<T>,
+        is_known: fn(&Ballot) -> bool,
+    ) -> T {
         poll_fn(|cx| {
             let mut state = self.state.lock();
-            match state.ballot.verdict() {
-                Some(verdict) => Poll::Ready(verdict),
+            match answer(&state.ballot) {
+                Some(answer) => Poll::Ready(answer),
                 None => {
-                    state.waiting = Some(cx.waker().clone());
+                    state.waiting = Some(Waiting { waker: cx.waker().clone(), is_known });
                     Poll::Pending
                 }
             }

@@ -14,7 +14,7 @@ use crate::group::Group;
 use crate::keeper::Keeper;
 use crate::key::Key;
 use crate::latch::Latch;
-use crate::node::{Identities, MemoryNode, Node, Op, RedisNode};
+use crate::node::{Farewell, Identities, MemoryNode, Node, Op, RedisNode};
 use crate::protocol::quorum::Verdict;
 use crate::queue::Queue;
 use crate::ring::Ring;
@@ -39,9 +39,10 @@ pub(crate) struct Service {
 impl Service {
     pub(crate) fn new(config: Config) -> Self {
         let identities = Arc::new(Identities::default());
+        let farewell = Arc::new(Farewell::default());
         let nodes = |group: &CheckedGroup| -> Vec<Arc<dyn Node>> {
             let redis = |server| -> Arc<dyn Node> {
-                Arc::new(RedisNode::new(server, &config, &identities))
+                Arc::new(RedisNode::new(server, &config, &identities, &farewell))
             };
             match config.memory {
                 true => vec![Arc::new(MemoryNode::new(&config))],

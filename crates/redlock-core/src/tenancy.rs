@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::mending::mend_if_needed;
 use crate::node::Op;
 use crate::observe::Hold;
 use crate::posted::{Posted, Site, Wish};
-use crate::protocol::quorum::Verdict;
+use crate::protocol::quorum::Majority;
 use crate::protocol::tenure::{Extension, LeaseState, LostReason, Tenure};
 use crate::queue::{Successor, Turn};
 use crate::round::Round;
@@ -39,6 +39,8 @@ pub(crate) struct Tenancy {
     pub(crate) tenure: Mutex<Tenure>,
     /// The place at the head of the line, until the lock is released or lost.
     pub(crate) turn: Mutex<Option<Turn<Self>>>,
+    /// The answers to its release, once that was posted.
+    pub(crate) released: OnceLock<Arc<Round>>,
     /// Notified when its state changes.
     pub(crate) changed: Notify,
     /// When the keeper will look at it next. The keeper's own.
@@ -91,6 +93,7 @@ impl Tenancy {
             let successor = turn.as_ref().and_then(Turn::successor);
             // Posted under the lock: no renewal can be posted after it.
             let posted = self.post_release(successor.as_ref().map(Successor::wish));
+            self.released.get_or_init(|| Arc::clone(&posted.0));
             (turn, successor, posted)
         };
         self.changed.notify_waiters();
@@ -100,6 +103,11 @@ impl Tenancy {
         }
         mend_if_needed(&self.group, &self.acquired, &self.full_key, &self.token);
         Some(released)
+    }
+
+    /// The answers to its release, whoever has posted it: closing does, too.
+    pub(crate) fn released(&self) -> Option<&Round> {
+        self.released.get().map(|round| &**round)
     }
 
     fn post_release(&self, next: Option<&Wish>) -> (Arc<Round>, Option<Posted>) {
@@ -139,8 +147,8 @@ impl Tenancy {
         drop(tenure);
         let tenancy = Arc::clone(self);
         Ok(async move {
-            let verdict = round.verdict().await;
-            let extended = tenancy.judge(extension, verdict, &round);
+            let ours = round.ours().await;
+            let extended = tenancy.judge(extension, ours, &round);
             tenancy.hold.extended(&extended);
             extended
         })
@@ -149,14 +157,13 @@ impl Tenancy {
     fn judge(
         &self,
         extension: Extension,
-        verdict: Verdict,
+        ours: Majority,
         round: &Round,
     ) -> Result<Duration, LockError> {
         let mut tenure = self.tenure.lock();
         let now = self.config.clock.now();
-        let denied = round.inspect(|ballot| ballot.denied_by_majority());
-        let error = match verdict {
-            Verdict::Granted => {
+        let error = match ours {
+            Majority::Yes => {
                 if tenure.extended(extension, now) {
                     self.changed.notify_waiters();
                 }
@@ -165,7 +172,7 @@ impl Tenancy {
                     Some(reason) => LockError::lost(reason),
                 }
             }
-            Verdict::Denied | Verdict::Unavailable if denied => {
+            Majority::No => {
                 let lost = tenure.lose(LostReason::TakenOver);
                 drop(tenure);
                 if lost {
@@ -173,7 +180,7 @@ impl Tenancy {
                 }
                 LockError::lost(LostReason::TakenOver).with_nodes(self.group.report(round))
             }
-            Verdict::Denied | Verdict::Unavailable => {
+            Majority::Open => {
                 tenure.not_extended(now);
                 drop(tenure);
                 self.changed.notify_waiters();

@@ -31,7 +31,7 @@
 //!
 //! // It is back.
 //! cluster.heal();
-//! redlock.lock("order:42").wait(Duration::from_secs(5)).await?;
+//! redlock.lock("order:42").wait(Duration::from_secs(5)).await?.release().await;
 //! # Ok(()) }
 //! ```
 //!
@@ -44,8 +44,10 @@
 //! async fn work(redlock: Redlock, checker: Checker) {
 //!     for _ in 0..20 {
 //!         if let Ok(guard) = redlock.lock("report").await {
-//!             let _hold = checker.enter("report", &guard);
+//!             let hold = checker.enter("report", &guard);
 //!             tokio::time::sleep(Duration::from_millis(30)).await;
+//!             drop(hold);
+//!             guard.release().await;
 //!         }
 //!     }
 //! }

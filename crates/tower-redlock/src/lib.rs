@@ -75,10 +75,11 @@
 //!     .layer(RedlockLayer::new(redlock.clone(), key::path()))
 //!     .service_fn(handle);
 //!
-//! let _held = redlock.lock("path:/orders/42").await?;
+//! let held = redlock.lock("path:/orders/42").await?;
 //! let response = service.oneshot(Request::post("/orders/42").body(String::new())?).await?;
 //! assert_eq!(response.status(), StatusCode::LOCKED);
 //! assert!(response.headers().contains_key(RETRY_AFTER));
+//! held.release().await;
 //! # Ok(()) }
 //! ```
 //!

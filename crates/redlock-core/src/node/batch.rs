@@ -10,7 +10,7 @@ use super::Command;
 use super::call::{Call, Calls};
 use super::connection::Cause;
 use super::link::Link;
-use super::mailbox::Mailbox;
+use super::mailbox::{Mailbox, PendingRelease};
 use super::outage::Standing;
 use super::wire::{Reply, ScriptBy};
 use crate::protocol::quorum::NodeAnswer;
@@ -91,15 +91,23 @@ impl<'l> Batch<'l> {
 
     /// Answers the commands of a call. A command that the server did not run for want of a script
     /// joins `again`, and so do releases of the same key, which must not come before what they
-    /// undo.
+    /// undo. A release that the server did not run for another reason is pending.
     pub(super) fn answer(&mut self, call: Call, replies: &mut Vec<Reply>, again: &mut Again<'_>) {
         let (by, standing) = (self.by, &mut self.standing);
-        let mut answer = |command: Command, reply| {
+        let mut refused = Vec::new();
+        let mut answer = |command: Command, reply: Reply| {
+            let is_sent_again = match &reply {
+                Reply::Again => by == ScriptBy::Hash,
+                Reply::Vote(_) => command.op.is_release() && again.precedes(&command),
+                Reply::Unfit(_) => false,
+            };
+            if is_sent_again {
+                return again.commands.push(command);
+            }
+            if command.op.is_release() && !reply.is_release() {
+                refused.push(PendingRelease::of(&command));
+            }
             let answer = match reply {
-                Reply::Again if by == ScriptBy::Hash => return again.commands.push(command),
-                Reply::Vote(_) if command.op.is_release() && again.precedes(&command) => {
-                    return again.commands.push(command);
-                }
                 Reply::Vote(vote) => {
                     standing.observe(command.op, &vote.answer);
                     vote
@@ -128,6 +136,9 @@ impl<'l> Batch<'l> {
                 commands.into_iter().for_each(|command| answer(command, next()));
             }
             Call::PendingReleases(_) | Call::Kill(_) => {}
+        }
+        if !refused.is_empty() {
+            self.mailbox.refused(refused);
         }
     }
 }

@@ -69,11 +69,6 @@ impl Call {
             Self::PendingReleases(_) | Self::Kill(_) => Vec::new(),
         }
     }
-
-    /// The same releases, each as a call of its own.
-    pub(super) fn singly(releases: Vec<PendingRelease>) -> Vec<Self> {
-        releases.into_iter().map(|one| Self::PendingReleases(vec![one])).collect()
-    }
 }
 
 /// One call runs all votes. Only the record of a server is begun by a call of its own: checking

@@ -4,11 +4,13 @@
 //! always rides the same lane, so a release can't overtake the command that it undoes.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::mem::take;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -17,8 +19,9 @@ use super::Command;
 use super::batch::{Again, Batch, Broken};
 use super::call::Call;
 use super::connection::Cause;
+use super::last_chance::LastChance;
 use super::link::{ConnectionId, Connector, LaneMistake, Link};
-use super::mailbox::{Mailbox, Reopened};
+use super::mailbox::{Mailbox, PendingRelease, Reopened};
 use super::outage::Outage;
 use super::wire::{Reply, ScriptBy};
 use crate::config::Backoff;
@@ -53,6 +56,9 @@ pub(super) struct Lane<C> {
     /// For a batch, from sending to the last reply; and for connecting, before the lane says so.
     pub(super) deadline: Duration,
     pub(super) reconnection: Backoff,
+    /// From one task to the next: connections that may still run what they were sent.
+    pub(super) abandoned: Mutex<Vec<ConnectionId>>,
+    pub(super) last_chance: LastChance,
 }
 
 /// Why a lane has no connection any more.
@@ -96,36 +102,70 @@ impl<C: Connector> Lane<C> {
 
     /// Starts the lane's task on the caller's runtime. A lane whose runtime has ended is started
     /// again on the next one. Without any runtime the commands are answered, so that no caller waits
-    /// for them, and releases are sent once there is one.
+    /// for them, and releases have a last chance.
     fn start(self: &Arc<Self>) {
         match Handle::try_current() {
-            Ok(runtime) if self.mailbox.drive() => {
-                let lane = Arc::clone(self);
-                runtime.spawn(Driver { lane, failed: 0, abandoned: Vec::new() }.run());
+            Ok(runtime) => {
+                if let Some(driver) = Driver::of(self) {
+                    runtime.spawn(driver.run());
+                }
             }
-            Ok(_) => {}
-            Err(_) => self.mailbox.strand(),
+            Err(_) => {
+                self.mailbox.strand();
+                if self.mailbox.has_releases() {
+                    self.begin_last_chance();
+                }
+            }
         }
     }
 }
 
 /// The lane's task. It owns the connection, which ends with it.
-struct Driver<C: Connector> {
+pub(super) struct Driver<C: Connector> {
     lane: Arc<Lane<C>>,
     /// Failures since the last batch that was answered.
     failed: u32,
-    /// Connections that were given up and may still run what they were sent.
+    /// Connections that were given up, or are in use, and may still run what they were sent.
     abandoned: Vec<ConnectionId>,
+    /// It has ended, or it is the last chance itself: what is left then is left.
+    is_last: bool,
 }
 
 impl<C: Connector> Drop for Driver<C> {
     fn drop(&mut self) {
-        self.lane.mailbox.abandon();
+        let lane = &self.lane;
+        *lane.abandoned.lock() = take(&mut self.abandoned);
+        lane.mailbox.abandon();
+        // Its runtime ends, or it would run.
+        if !self.is_last && lane.mailbox.has_releases() && !thread::panicking() {
+            lane.wait_for_a_last_chance();
+        }
+        lane.last_chance.driver_ended();
     }
 }
 
 impl<C: Connector> Driver<C> {
-    async fn run(mut self) {
+    /// `None` if the lane has one.
+    fn of(lane: &Arc<Lane<C>>) -> Option<Self> {
+        lane.mailbox.drive().then(|| {
+            lane.last_chance.driver_begins();
+            let abandoned = take(&mut *lane.abandoned.lock());
+            Self { lane: Arc::clone(lane), failed: 0, abandoned, is_last: false }
+        })
+    }
+
+    pub(super) fn for_the_last_time(lane: &Arc<Lane<C>>) -> Option<Self> {
+        let mut driver = Self::of(lane)?;
+        driver.is_last = true;
+        Some(driver)
+    }
+
+    pub(super) async fn run(mut self) {
+        self.drive().await;
+        self.is_last = true;
+    }
+
+    async fn drive(&mut self) {
         let lane = Arc::clone(&self.lane);
         let mut reconnects = false;
         loop {
@@ -167,50 +207,32 @@ impl<C: Connector> Driver<C> {
 
     /// Sends batches until the lane is closed or the connection fails.
     async fn serve(&mut self, mut link: C::Link) -> Result<(), Failure> {
-        let served = match self.reopen(&mut link).await {
-            Ok(()) => exchange(&self.lane, &mut link, &mut self.failed).await,
-            Err(failure) => Err(failure),
-        };
-        if served.is_err() {
-            self.abandoned.extend(link.id().cloned());
-        }
-        served
+        let killed = self.kill_abandoned(&mut link).await;
+        self.abandoned.extend(link.id().cloned());
+        killed?;
+        let lane = Arc::clone(&self.lane);
+        lane.run_pending(&mut link).await?;
+        exchange(&lane, &mut link, &mut self.failed).await?;
+        // Nothing is on the way.
+        self.abandoned.clear();
+        Ok(())
     }
 
-    /// Kills earlier connections, so that they can't add to what they left behind, then runs the
-    /// pending releases (H11), then lets commands in again.
-    async fn reopen(&mut self, link: &mut C::Link) -> Result<(), Failure> {
-        let lane = &self.lane;
+    /// Kills earlier connections, so that they can't add to what they left behind.
+    async fn kill_abandoned(&mut self, link: &mut C::Link) -> Result<(), Failure> {
+        let connector = &self.lane.connector;
         // A connection of an earlier run of the server is dead already, and its number may belong
         // to another client by now.
-        if let Some(run) = link.id().map(|id| Arc::clone(&id.run_id)) {
+        if let Some(run) = link.id().map(|id| Arc::clone(&id.run_id))
+            && !connector.makes(LaneMistake::ReleaseOvertakes)
+        {
             let kills = self.abandoned.iter().filter(|id| id.run_id == run).cloned();
             let kills: Vec<Call> = kills.map(Call::Kill).collect();
-            if !lane.connector.makes(LaneMistake::ReleaseOvertakes) {
-                let refusals = lane.ask(link, &kills, ScriptBy::Hash).await?;
-                lane.connector.could_not_kill(&refusals);
-            }
+            let refusals = self.lane.ask(link, &kills, ScriptBy::Hash).await?;
+            connector.could_not_kill(&refusals);
         }
         self.abandoned.clear();
-        loop {
-            let releases = match lane.mailbox.reopen(MAX_BATCH) {
-                Reopened::Pending(releases) => releases,
-                Reopened::Open { refused } => {
-                    lane.outage.refused(refused);
-                    return Ok(());
-                }
-            };
-            let count = releases.len();
-            let singly = releases.clone();
-            if !lane.connector.makes(LaneMistake::ForgetsReleases) {
-                let together = [Call::PendingReleases(releases)];
-                let replies = lane.ask(link, &together, ScriptBy::Hash).await?;
-                if replies.contains(&Reply::Again) {
-                    lane.ask(link, &Call::singly(singly), ScriptBy::Source).await?;
-                }
-            }
-            lane.mailbox.released(count);
-        }
+        Ok(())
     }
 }
 
@@ -246,13 +268,20 @@ async fn exchange<C: Connector>(
         }
         let window_open = in_flight.len() < pace.window() && again.is_empty();
         let Some(first) = in_flight.front_mut() else {
-            if lane.mailbox.is_closed() {
+            if !lane.mailbox.is_empty() {
+                // Refused releases are due.
+                lane.run_pending(link).await?;
+                continue;
+            }
+            if lane.mailbox.is_over() {
                 return Ok(());
             }
+            let retry_at = lane.mailbox.retry_at();
             tokio::select! {
                 biased;
                 () = lane.mailbox.mail() => continue,
                 cause = poll_fn(|cx| link.poll_broken(cx)) => return Err(Failure::Idle(cause.0)),
+                () = until(retry_at) => continue,
             }
         };
         let due = first.sent + lane.deadline;
@@ -300,15 +329,80 @@ async fn exchange<C: Connector>(
 }
 
 impl<C: Connector> Lane<C> {
-    /// Waits for a command. `false`: the lane is closed and has nothing left to send.
+    /// Waits for a command, or for refused releases to be due. `false`: the lane is closed and has
+    /// nothing left to send.
     async fn wait_for_work(&self) -> bool {
         while self.mailbox.is_empty() {
-            if self.mailbox.is_closed() {
+            if self.mailbox.is_over() {
                 return false;
             }
-            self.mailbox.mail().await;
+            let retry_at = self.mailbox.retry_at();
+            tokio::select! {
+                () = self.mailbox.mail() => {}
+                () = until(retry_at) => {}
+            }
         }
         true
+    }
+
+    /// Runs pending releases (H11), then lets commands in again.
+    async fn run_pending(&self, link: &mut C::Link) -> Result<(), Failure> {
+        loop {
+            let releases = match self.mailbox.reopen(MAX_BATCH) {
+                Reopened::Pending(releases) => releases,
+                Reopened::Open { refused } => {
+                    self.outage.refused(refused);
+                    return Ok(());
+                }
+            };
+            if self.connector.makes(LaneMistake::ForgetsReleases) {
+                self.mailbox.released(&vec![true; releases.len()]);
+                continue;
+            }
+            let replies = self.release(link, releases).await?;
+            let accepted: Vec<bool> = replies.iter().map(Reply::is_release).collect();
+            if self.mailbox.released(&accepted) {
+                let cause = replies.iter().filter(|reply| !reply.is_release());
+                let cause = cause.filter_map(Reply::refusal).next();
+                tracing::warn!(
+                    node = %self.address,
+                    cause = cause.as_deref(),
+                    "node refuses to release keys; the releases are sent again until they expire"
+                );
+            }
+        }
+    }
+
+    /// Sends releases in one call; or one by one, if the server refused that for the sake of one of
+    /// them.
+    async fn release(
+        &self,
+        link: &mut C::Link,
+        releases: Vec<PendingRelease>,
+    ) -> Result<Vec<Reply>, Failure> {
+        let together = |releases| vec![Call::PendingReleases(releases)];
+        let singly: Vec<Call> =
+            releases.iter().map(|one| Call::PendingReleases(vec![one.clone()])).collect();
+        let tries = [
+            (together(releases.clone()), ScriptBy::Hash),
+            (together(releases), ScriptBy::Source),
+            (singly, ScriptBy::Source),
+        ];
+        let mut replies = Vec::new();
+        for (calls, by) in tries {
+            replies = self.ask(link, &calls, by).await?;
+            let unfit = replies.iter().find_map(|reply| match reply {
+                Reply::Unfit(cause) => Some(Arc::clone(cause)),
+                Reply::Vote(_) | Reply::Again => None,
+            });
+            if let Some(cause) = unfit {
+                return Err(Failure::Down(cause));
+            }
+            if !replies.contains(&Reply::Again) {
+                break;
+            }
+        }
+        Ok(replies)
     }
 
     fn trip(&self, cause: &Arc<str>) {
@@ -320,7 +414,7 @@ impl<C: Connector> Lane<C> {
     async fn pause(&self, pause: Duration) -> bool {
         let end = Instant::now() + pause;
         loop {
-            if self.mailbox.is_closed() {
+            if self.mailbox.is_over() {
                 return false;
             }
             tokio::select! {
@@ -366,6 +460,14 @@ impl<C: Connector> Lane<C> {
             Ok(Err(cause)) => Err(Failure::Cut(cause.0)),
             Err(_) => Err(Failure::Hung),
         }
+    }
+}
+
+/// Waits until then, or for ever.
+async fn until(then: Option<Instant>) {
+    match then {
+        Some(then) => sleep_until(then).await,
+        None => pending().await,
     }
 }
 

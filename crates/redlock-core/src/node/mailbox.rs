@@ -2,11 +2,14 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::{Command, Op};
+use crate::config::Backoff;
 use crate::key::Key;
 use crate::protocol::quorum::NodeAnswer;
 use crate::token::Token;
@@ -24,6 +27,24 @@ const MAX_PENDING: usize = 65_536;
 pub(super) struct PendingRelease {
     pub(super) key: Key,
     pub(super) token: Token,
+    /// When the key has expired, whatever the server says. Known of a release that was refused:
+    /// until then it is sent again.
+    expires: Option<Instant>,
+}
+
+impl PendingRelease {
+    pub(super) fn of(command: &Command) -> Self {
+        Self { key: command.key.clone(), token: command.token.clone(), expires: None }
+    }
+}
+
+/// When a release that the server refused is sent again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Retry {
+    /// Between two tries.
+    pub(super) pause: Backoff,
+    /// The longest that any key may live.
+    pub(super) for_at_most: Duration,
 }
 
 /// What stands between a new connection and its first command.
@@ -41,6 +62,7 @@ pub(super) struct Mailbox {
     state: Mutex<State>,
     mail: Notify,
     settled: Notify,
+    retry: Retry,
 }
 
 #[derive(Debug, Default)]
@@ -48,17 +70,36 @@ struct State {
     queue: VecDeque<Command>,
     in_flight: usize,
     pending: VecDeque<PendingRelease>,
+    refused: Refused,
     /// Tokens whose acquisition may still be on the way on a connection that was given up.
     doubtful: HashSet<Token>,
     /// Why the server can't be asked: its breaker is open.
     down: Option<Arc<str>>,
     /// Commands that were refused since it is open.
-    refused: usize,
+    refusals: usize,
     closed: bool,
+    /// For how long pending releases are sent although it is closed.
+    lingers_until: Option<Instant>,
     driven: bool,
 }
 
+/// Releases that the server refused, for a reason that may pass.
+#[derive(Debug, Default)]
+struct Refused {
+    releases: VecDeque<PendingRelease>,
+    /// When they are sent again; `None` if there are none.
+    retry_at: Option<Instant>,
+    /// How often in a row they were refused.
+    tries: u32,
+    /// The log has it.
+    logged: bool,
+}
+
 impl Mailbox {
+    pub(super) fn new(retry: Retry) -> Self {
+        Self { retry, ..Self::default() }
+    }
+
     /// Takes commands in, next to each other, or answers them at once. Says whether a driver has
     /// to be started.
     pub(super) fn push(&self, commands: impl IntoIterator<Item = Command>) -> bool {
@@ -119,8 +160,12 @@ impl Mailbox {
     }
 
     /// Takes the next commands out; they count as in flight until they are [`done`](Self::done).
+    /// There are none while refused releases are due: those go first.
     pub(super) fn take(&self, most: usize) -> Vec<Command> {
         let mut state = self.state.lock();
+        if state.refused.is_due() {
+            return Vec::new();
+        }
         let count = state.queue.len().min(most);
         state.in_flight += count;
         state.queue.drain(..count).collect()
@@ -134,6 +179,16 @@ impl Mailbox {
         if settled {
             self.settled.notify_waiters();
         }
+    }
+
+    /// Keeps releases that the server refused, to be sent again.
+    pub(super) fn refused(&self, releases: Vec<PendingRelease>) {
+        self.state.lock().refuse(releases, self.retry);
+    }
+
+    /// When refused releases are sent again, if there are any.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.state.lock().refused.retry_at
     }
 
     /// Gives up on commands in flight whose fate is unknown. A release becomes pending; for an
@@ -163,8 +218,11 @@ impl Mailbox {
         let waiting = {
             let mut state = self.state.lock();
             state.down = Some(Arc::clone(cause));
+            let refused = std::mem::take(&mut state.refused.releases);
+            state.pending.extend(refused);
+            state.refused = Refused::default();
             let waiting = std::mem::take(&mut state.queue);
-            state.refused = state.refused.saturating_add(waiting.len());
+            state.refusals = state.refusals.saturating_add(waiting.len());
             for command in waiting.iter().filter(|command| command.op.is_release()) {
                 state.defer(command);
             }
@@ -178,38 +236,75 @@ impl Mailbox {
     /// Closes the breaker, unless there are pending to settle first.
     pub(super) fn reopen(&self, most: usize) -> Reopened {
         let mut state = self.state.lock();
+        if state.refused.is_due() {
+            state.refused.retry_at = None;
+            let refused = std::mem::take(&mut state.refused.releases);
+            state.pending.extend(refused);
+        }
         if state.pending.is_empty() {
             state.down = None;
-            Reopened::Open { refused: std::mem::take(&mut state.refused) }
+            Reopened::Open { refused: std::mem::take(&mut state.refusals) }
         } else {
             Reopened::Pending(state.pending.iter().take(most).cloned().collect())
         }
     }
 
-    /// Strikes out the oldest `count` pending.
-    pub(super) fn released(&self, count: usize) {
+    /// Strikes out the oldest pending releases, as many as were sent. Those that the server did not
+    /// accept are sent again later unless the key has expired. `true` if it has begun to refuse them
+    /// just now.
+    pub(super) fn released(&self, accepted: &[bool]) -> bool {
         let mut state = self.state.lock();
-        let count = count.min(state.pending.len());
-        state.pending.drain(..count);
+        let count = accepted.len().min(state.pending.len());
+        let sent: Vec<PendingRelease> = state.pending.drain(..count).collect();
+        let refused = sent.into_iter().zip(accepted).filter(|(_, accepted)| !**accepted);
+        let refused: Vec<PendingRelease> = refused.map(|(release, _)| release).collect();
+        let begins = !refused.is_empty() && !state.refused.logged;
+        state.refused.logged |= begins;
+        if refused.is_empty() && state.refused.releases.is_empty() {
+            state.refused = Refused::default();
+        }
+        state.refuse(refused, self.retry);
         let settled = state.unsettled() == 0;
         drop(state);
         if settled {
             self.settled.notify_waiters();
         }
+        begins
     }
 
-    /// Refuses commands from now on; what is queued is still sent.
-    pub(super) fn close(&self) {
-        self.state.lock().closed = true;
+    /// Refuses commands from now on, unless it does so already. What is queued is still sent, and
+    /// pending releases are if that is possible within `grace`.
+    pub(super) fn close(&self, grace: Duration) {
+        let mut state = self.state.lock();
+        if !std::mem::replace(&mut state.closed, true) {
+            state.lingers_until = Some(Instant::now() + grace);
+        }
+        drop(state);
         self.mail.notify_one();
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        self.state.lock().closed
+    /// The next driver has this long to send pending releases, also if the mailbox is closed.
+    pub(super) fn linger(&self, grace: Duration) {
+        self.state.lock().lingers_until = Some(Instant::now() + grace);
     }
 
+    /// It is closed, and nothing is left to do but to send what is queued.
+    pub(super) fn is_over(&self) -> bool {
+        let state = self.state.lock();
+        state.closed && !state.lingers()
+    }
+
+    /// Whether a release waits to be sent.
+    pub(super) fn has_releases(&self) -> bool {
+        let state = self.state.lock();
+        state.has_pending() || state.queue.iter().any(|command| command.op.is_release())
+    }
+
+    /// Whether there is nothing to send now.
     pub(super) fn is_empty(&self) -> bool {
-        self.state.lock().queue.is_empty()
+        let state = self.state.lock();
+        let releases_at_the_end = state.closed && state.lingers() && !state.pending.is_empty();
+        state.queue.is_empty() && !state.refused.is_due() && !releases_at_the_end
     }
 
     /// Ends when something was pushed or the mailbox was closed since the last time.
@@ -232,6 +327,12 @@ impl Mailbox {
     }
 }
 
+impl Refused {
+    fn is_due(&self) -> bool {
+        self.retry_at.is_some_and(|retry_at| retry_at <= Instant::now())
+    }
+}
+
 impl State {
     /// Puts a command into the queue, or gives it back with the reason.
     fn take_in(&mut self, mut command: Command) -> Option<(Command, Arc<str>)> {
@@ -242,7 +343,7 @@ impl State {
         let refusal = match &self.down {
             _ if self.closed => "the lock service is closed".into(),
             Some(cause) => {
-                self.refused = self.refused.saturating_add(1);
+                self.refusals = self.refusals.saturating_add(1);
                 Arc::clone(cause)
             }
             None if self.queue.len() >= CAPACITY && !is_release => {
@@ -260,7 +361,31 @@ impl State {
     }
 
     fn unsettled(&self) -> usize {
-        self.queue.len() + self.in_flight + self.pending.len()
+        self.queue.len() + self.in_flight + self.pending.len() + self.refused.releases.len()
+    }
+
+    fn has_pending(&self) -> bool {
+        !self.pending.is_empty() || !self.refused.releases.is_empty()
+    }
+
+    fn lingers(&self) -> bool {
+        self.has_pending() && self.lingers_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn refuse(&mut self, releases: Vec<PendingRelease>, retry: Retry) {
+        let now = Instant::now();
+        let unexpired = releases.into_iter().filter_map(|release| {
+            let expires = release.expires.or_else(|| now.checked_add(retry.for_at_most));
+            let is_left = expires.is_none_or(|expires| expires > now);
+            is_left.then_some(PendingRelease { expires, ..release })
+        });
+        self.refused.releases.extend(unexpired);
+        let too_many = self.refused.releases.len().saturating_sub(MAX_PENDING);
+        self.refused.releases.drain(..too_many);
+        if !self.refused.releases.is_empty() && self.refused.retry_at.is_none() {
+            self.refused.retry_at = Some(now + retry.pause.delay(self.refused.tries));
+            self.refused.tries = self.refused.tries.saturating_add(1);
+        }
     }
 
     fn doubt(&mut self, command: &Command) {
@@ -284,15 +409,12 @@ impl State {
         if self.pending.len() == MAX_PENDING {
             self.pending.pop_front();
         }
-        self.pending
-            .push_back(PendingRelease { key: command.key.clone(), token: command.token.clone() });
+        self.pending.push_back(PendingRelease::of(command));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::round::{Round, Seat};
 
@@ -341,6 +463,42 @@ mod tests {
         let state = mailbox.state.lock();
         assert!(state.doubtful.is_empty());
         assert_eq!(state.pending.len(), 1);
+    }
+
+    #[test]
+    fn a_refused_release_is_pending_again_after_a_pause_and_until_its_key_has_expired() {
+        let (mailbox, token) = (Mailbox::new(Retry::default()), Token::generate("me").unwrap());
+        let refuse =
+            |mailbox: &Mailbox| mailbox.refused(vec![PendingRelease::of(&acquire(&token))]);
+        refuse(&mailbox);
+        assert_eq!(mailbox.unsettled(), 0, "no key lives for longer than nothing");
+
+        let pause = Backoff { base: Duration::MAX, cap: Duration::ZERO };
+        let mailbox = Mailbox::new(Retry { pause, for_at_most: Duration::from_secs(60) });
+        refuse(&mailbox);
+        assert_eq!((mailbox.unsettled(), mailbox.is_empty()), (1, false));
+        assert!(mailbox.take(9).is_empty());
+        let pending = |mailbox: &Mailbox| match mailbox.reopen(9) {
+            Reopened::Pending(releases) => releases.len(),
+            Reopened::Open { .. } => 0,
+        };
+        assert_eq!(pending(&mailbox), 1);
+        assert!(mailbox.released(&[false]), "the operator is told");
+        assert_eq!((mailbox.unsettled(), pending(&mailbox)), (1, 1));
+        assert!(!mailbox.released(&[false]), "but once");
+        assert_eq!(pending(&mailbox), 1);
+        assert!(!mailbox.released(&[true]));
+        assert_eq!((mailbox.unsettled(), mailbox.retry_at(), pending(&mailbox)), (0, None, 0));
+    }
+
+    #[test]
+    fn a_refused_release_is_pending_for_the_next_connection_at_once() {
+        let pause = Backoff { base: Duration::from_secs(60), cap: Duration::from_secs(60) };
+        let mailbox = Mailbox::new(Retry { pause, for_at_most: Duration::from_secs(60) });
+        mailbox.refused(vec![PendingRelease::of(&acquire(&Token::generate("me").unwrap()))]);
+        assert!(matches!(mailbox.reopen(9), Reopened::Open { .. }));
+        mailbox.trip(&"down".into());
+        assert!(matches!(mailbox.reopen(9), Reopened::Pending(releases) if releases.len() == 1));
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod expiring;
 pub(crate) mod fuzzing;
 mod guarded;
 mod lane;
+mod last_chance;
 pub(crate) mod link;
 mod mailbox;
 mod manager;
@@ -39,6 +40,7 @@ pub mod twin;
 mod watcher;
 mod wire;
 
+pub(crate) use self::last_chance::Farewell;
 pub(crate) use self::manager::Identities;
 pub(crate) use self::memory::MemoryNode;
 pub(crate) use self::redis::RedisNode;

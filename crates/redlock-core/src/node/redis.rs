@@ -3,12 +3,16 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use twox_hash::XxHash3_64;
 
 use super::guarded::Guarding;
 use super::lane::Lane;
-use super::mailbox::Mailbox;
+use super::last_chance::{Farewell, LAST_CHANCE, LastChance};
+use super::mailbox::{Mailbox, Retry};
 use super::manager::{Connections, Identities, Manager};
 use super::outage::Outage;
 use super::watcher::Watcher;
@@ -31,6 +35,7 @@ impl RedisNode {
         server: &CheckedServer,
         config: &Config,
         identities: &Arc<Identities>,
+        farewell: &Arc<Farewell>,
     ) -> Self {
         let address: Arc<str> = server.address().into();
         let manager = Manager {
@@ -47,14 +52,17 @@ impl RedisNode {
         };
         let outage = Arc::new(Outage::new(Arc::clone(&address)));
         let connections = Connections::new(manager, config.pool_size);
+        let retry = Retry { pause: config.reconnection_interval, for_at_most: config.quarantine() };
         let lanes = (0..config.pool_size).map(|_| {
             Arc::new(Lane {
-                mailbox: Mailbox::default(),
+                mailbox: Mailbox::new(retry),
                 connector: connections.clone(),
                 address: Arc::clone(&address),
                 outage: Arc::clone(&outage),
                 deadline: config.node_deadline,
                 reconnection: config.reconnection_interval,
+                abandoned: Mutex::default(),
+                last_chance: LastChance::shared(farewell),
             })
         });
         let lanes = lanes.collect();
@@ -108,7 +116,7 @@ impl Node for RedisNode {
 
     fn shut_down(&self) {
         for lane in &self.lanes {
-            lane.mailbox.close();
+            lane.mailbox.close(Duration::ZERO);
         }
         self.watcher.close();
     }
@@ -116,6 +124,14 @@ impl Node for RedisNode {
 
 impl Drop for RedisNode {
     fn drop(&mut self) {
-        self.shut_down();
+        for lane in &self.lanes {
+            lane.mailbox.close(LAST_CHANCE);
+        }
+        self.watcher.close();
+        if Handle::try_current().is_err() {
+            for lane in &self.lanes {
+                lane.wait_for_begun_last_chance();
+            }
+        }
     }
 }

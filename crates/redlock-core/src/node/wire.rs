@@ -304,6 +304,32 @@ pub(super) enum Reply {
     Unfit(Arc<str>),
 }
 
+impl Reply {
+    /// Whether nothing of a token is left on its key, if this is the reply to its release. Data of
+    /// another type is another program's.
+    pub(super) fn is_release(&self) -> bool {
+        match self {
+            Self::Vote(Vote { answer: NodeAnswer::Refused(why), .. }) => {
+                why.starts_with("WRONGTYPE")
+            }
+            Self::Vote(vote) => vote.answer.is_vote(),
+            Self::Again | Self::Unfit(_) => false,
+        }
+    }
+
+    /// The words of a server that did not execute a command.
+    pub(super) fn refusal(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Vote(vote) => match &vote.answer {
+                NodeAnswer::Refused(why) | NodeAnswer::Failed(why) => Some(Arc::clone(why)),
+                _ => None,
+            },
+            Self::Unfit(why) => Some(Arc::clone(why)),
+            Self::Again => None,
+        }
+    }
+}
+
 pub(super) fn classify(reply: Frame<'_>) -> Reply {
     let answer = match reply {
         Frame::Integer(1) | Frame::Simple(b"OK") => NodeAnswer::Granted,
@@ -489,6 +515,17 @@ mod tests {
         }
         assert!(vote("-ERR upstream failure\r\n").may_have_executed());
         assert!(vote("-WHATEVER else\r\n").may_have_executed());
+    }
+
+    #[test]
+    fn a_release_is_done_if_the_token_is_not_on_the_key() {
+        let done = [":1\r\n", ":0\r\n", "*2\r\n$1\r\nx\r\n:-1\r\n", "-WRONGTYPE kind\r\n"];
+        assert!(done.into_iter().all(|resp| reply(resp).is_release()));
+        let refused =
+            ["-NOPERM no\r\n", "-BUSY x\r\n", "-READONLY x\r\n", "-ERR x\r\n", "+PONG\r\n"];
+        assert!(!refused.into_iter().any(|resp| reply(resp).is_release()));
+        let refusal = reply("-NOPERM no\r\n").refusal().unwrap();
+        assert!(refusal.starts_with("NOPERM no"), "{refusal}");
     }
 
     #[test]

@@ -157,6 +157,32 @@ pub(crate) enum Verdict {
     Unavailable,
 }
 
+/// What a majority of the whole group says to a question of yes or no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Majority {
+    Yes,
+    No,
+    /// Neither, and no answer is missing that could change it: those nodes decide that refused,
+    /// failed or were silent.
+    Open,
+}
+
+impl Majority {
+    /// `None` while it depends on the answers that are still `missing`.
+    const fn of(yes: usize, no: usize, missing: usize, nodes: usize) -> Option<Self> {
+        let quorum = majority(nodes);
+        if yes >= quorum {
+            Some(Self::Yes)
+        } else if no >= quorum {
+            Some(Self::No)
+        } else if yes + missing >= quorum || no + missing >= quorum {
+            None
+        } else {
+            Some(Self::Open)
+        }
+    }
+}
+
 /// The smallest number of nodes of which any two choices out of `nodes` share one.
 pub(crate) const fn majority(nodes: usize) -> usize {
     nodes / 2 + 1
@@ -227,7 +253,7 @@ impl Ballot {
     fn count(&self) -> Option<Verdict> {
         let quorum = majority(self.answers.len());
         let answered = self.granted + self.denied;
-        let missing = self.answers.len() - answered - self.failed;
+        let missing = self.missing();
         if self.granted >= quorum {
             Some(Verdict::Granted)
         } else if self.granted + missing >= quorum {
@@ -245,9 +271,21 @@ impl Ballot {
         self.verdict
     }
 
-    /// Whether a majority of the whole group said that the key is not ours.
-    pub(crate) fn denied_by_majority(&self) -> bool {
-        self.denied >= majority(self.answers.len())
+    fn missing(&self) -> usize {
+        self.answers.len() - self.granted - self.denied - self.failed
+    }
+
+    /// Whether the key is, or was, ours. Unlike the verdict on an acquisition, "no" takes a majority
+    /// as well: a node that lost the key and one that is silent say nothing about a lock on three.
+    pub(crate) fn ours(&self) -> Option<Majority> {
+        Majority::of(self.granted, self.denied, self.missing(), self.answers.len())
+    }
+
+    /// Whether anybody has the key, if the nodes were asked for that.
+    pub(crate) fn held(&self) -> Option<Majority> {
+        let held = self.answers.iter().filter(|answer| answer.is_held()).count();
+        let free = self.denied.saturating_sub(held);
+        Majority::of(held, free, self.missing(), self.answers.len())
     }
 
     /// Whether a majority of the whole group could not even be asked.
@@ -352,11 +390,71 @@ mod tests {
         assert_eq!(ballot.record(2, NodeAnswer::Granted), Some(Verdict::Denied));
     }
 
+    /// Every way in which so many nodes can answer.
+    fn all_answers(nodes: usize) -> impl Iterator<Item = Vec<NodeAnswer>> {
+        let answers = [
+            NodeAnswer::Granted,
+            NodeAnswer::NotHeld,
+            NodeAnswer::Held { label: None, remaining: None },
+            NodeAnswer::Failed("cut".into()),
+            NodeAnswer::TimedOut,
+            NodeAnswer::Refused("down".into()),
+            NodeAnswer::Quarantined { ready_in: Duration::from_secs(1) },
+            NodeAnswer::skewed(5_000),
+        ];
+        (0..answers.len().pow(u32::try_from(nodes).unwrap())).map(move |number| {
+            let digit = |node: usize| number / answers.len().pow(node as u32) % answers.len();
+            (0..nodes).map(|node| answers[digit(node)].clone()).collect()
+        })
+    }
+
+    /// The answer that holds in every case: nodes without a vote may have the key or not.
+    fn certainly(
+        answers: &[NodeAnswer],
+        yes: impl Fn(&NodeAnswer) -> bool,
+        no: impl Fn(&NodeAnswer) -> bool,
+    ) -> Majority {
+        let quorum = majority(answers.len());
+        let sure = answers.iter().filter(|answer| yes(answer)).count();
+        let possible = answers.iter().filter(|answer| !no(answer)).count();
+        match (sure >= quorum, possible >= quorum) {
+            (true, _) => Majority::Yes,
+            (_, false) => Majority::No,
+            _ => Majority::Open,
+        }
+    }
+
     #[test]
-    fn only_a_majority_of_denials_says_that_a_key_is_not_ours() {
-        use NodeAnswer::{Granted, NotHeld, TimedOut};
-        assert!(ballot(&[NotHeld, NotHeld, Granted]).denied_by_majority());
-        assert!(!ballot(&[NotHeld, TimedOut, TimedOut]).denied_by_majority());
+    fn ownership_is_open_whenever_nodes_without_a_vote_could_change_it() {
+        for answers in [1, 3, 5].into_iter().flat_map(all_answers) {
+            let is_granted = |answer: &NodeAnswer| *answer == NodeAnswer::Granted;
+            let is_denied = |answer: &NodeAnswer| answer.is_vote() && !is_granted(answer);
+            let ours = certainly(&answers, is_granted, is_denied);
+            let mut ballot = Ballot::new(answers.len());
+            for (node, answer) in answers.iter().enumerate() {
+                ballot.record(node, answer.clone());
+                let early = ballot.ours();
+                assert!(early.is_none_or(|early| early == ours), "{early:?} of {answers:?}");
+            }
+            assert_eq!(ballot.ours(), Some(ours), "{answers:?}");
+        }
+    }
+
+    #[test]
+    fn presence_is_open_whenever_nodes_without_a_vote_could_change_it() {
+        // An inspection is granted nothing.
+        let looks = |answers: &Vec<NodeAnswer>| !answers.contains(&NodeAnswer::Granted);
+        for answers in [1, 3, 5].into_iter().flat_map(all_answers).filter(looks) {
+            let is_free = |answer: &NodeAnswer| *answer == NodeAnswer::NotHeld;
+            let held = certainly(&answers, NodeAnswer::is_held, is_free);
+            let mut ballot = Ballot::new(answers.len());
+            for (node, answer) in answers.iter().enumerate() {
+                ballot.record(node, answer.clone());
+                let early = ballot.held();
+                assert!(early.is_none_or(|early| early == held), "{early:?} of {answers:?}");
+            }
+            assert_eq!(ballot.held(), Some(held), "{answers:?}");
+        }
     }
 
     #[test]

@@ -56,7 +56,9 @@ impl Cluster {
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let cluster = Cluster::new(3);
     /// let redlock = cluster.redlock_with(|builder| builder.ttl(Duration::from_secs(2)))?;
-    /// assert!(redlock.lock("order:42").await?.remaining() < Duration::from_secs(2));
+    /// let guard = redlock.lock("order:42").await?;
+    /// assert!(guard.remaining() < Duration::from_secs(2));
+    /// guard.release().await;
     /// # Ok(()) }
     /// ```
     ///

@@ -218,14 +218,18 @@ function commands.learn()
   return 1
 end
 
--- A release that may be overtaken by what it undoes: the token is of no use afterwards.
+-- A release that may be overtaken by what it undoes: the token is of no use afterwards. It is not
+-- done before that is noted.
 function commands.void()
   local key, token = key(), arg()
   local released = release(key, token)
   if released ~= 1 then
     void_until = math.max(void_until, now + quarantine)
-    pcall('SET', void .. token, 1, 'PX', whole(quarantine))
-    pcall('HSET', record, 'void', whole(void_until))
+    local noted = pcall('SET', void .. token, 1, 'PX', whole(quarantine))
+    local until_when = pcall('HSET', record, 'void', whole(void_until))
+    if is_error(noted) or is_error(until_when) then
+      return is_error(noted) and noted or until_when
+    end
   end
   return released
 end

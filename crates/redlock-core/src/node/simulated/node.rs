@@ -2,7 +2,9 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use super::link::SimulatedLink;
@@ -12,8 +14,9 @@ use crate::config::Config;
 use crate::node::connection::{CONNECT_DEADLINE, Cause};
 use crate::node::dataset::Introduction;
 use crate::node::lane::Lane;
+use crate::node::last_chance::LastChance;
 use crate::node::link::{Connector, LaneMistake};
-use crate::node::mailbox::Mailbox;
+use crate::node::mailbox::{Mailbox, Retry};
 use crate::node::outage::Outage;
 use crate::node::{Command, Node};
 
@@ -68,13 +71,16 @@ impl SimulatedNode {
         config: &Config,
     ) -> Self {
         let (server, client) = (Arc::clone(server), Arc::clone(client));
+        let retry = Retry { pause: config.reconnection_interval, for_at_most: config.quarantine() };
         let lane = Lane {
-            mailbox: Mailbox::default(),
+            mailbox: Mailbox::new(retry),
             outage: Arc::new(Outage::new(server.address().into())),
             address: server.address().into(),
             connector: Connections { node, server, client },
             deadline: config.node_deadline,
             reconnection: config.reconnection_interval,
+            abandoned: Mutex::default(),
+            last_chance: LastChance::default(),
         };
         Self { lane: Arc::new(lane) }
     }
@@ -118,7 +124,7 @@ impl Node for SimulatedNode {
     }
 
     fn shut_down(&self) {
-        self.lane.mailbox.close();
+        self.lane.mailbox.close(Duration::ZERO);
     }
 }
 
