@@ -19,7 +19,7 @@
 //! # The draft and this layer
 //!
 //! [draft-ietf-httpapi-idempotency-key-header] leaves some of it to the service. Each row is a test
-//! in `tests/idempotency.rs`.
+//! in `tests/idempotency/`.
 //!
 //! [draft-ietf-httpapi-idempotency-key-header]: https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
 //!
@@ -30,7 +30,7 @@
 //! | 3 | a key that is none | 400 |
 //! | 4 | the first request is in progress: 409 | 423 and `Retry-After`; [`in_progress`](IdempotencyLayer::in_progress) makes it 409; or it [waits](IdempotencyLayer::lock) for the answer |
 //! | 5 | the key was used with another payload: 422 | 422, by a [`Fingerprint`] of method, path, query, body, and [headers](IdempotencyLayer::fingerprint_headers) |
-//! | 6 | a repeated request gets the first answer, a success or an error | both, with `Idempotent-Replayed: true`; not what says that [nothing was done](IdempotencyLayer::record_if) |
+//! | 6 | a repeated request gets the first answer, a success or an error | both, with `Idempotent-Replayed: true`, whatever the status; [`record_if`](IdempotencyLayer::record_if) changes it |
 //! | 7 | the expiry of keys is published | 24 hours or [as set](IdempotencyLayer::keep_for); each answer says `Idempotency-Expires-In`, in seconds |
 //! | 8 | an expired key is a new one | it is carried out again |
 //! | 9 | keys of several clients don't meet | the [tenant](IdempotencyLayer::tenant), the method and the path belong to the key |
@@ -47,7 +47,10 @@
 //! | 15 | the lock service is not there | 503; what was carried out before is answered |
 //! | 16 | the lock is lost meanwhile | 503 `lock-lost`, not recorded; a record that somebody else saved since is never replaced |
 //! | 17 | the client goes away | the handler ends and is recorded: the client gets the answer when it asks again |
-//! | 18 | the handler panics | as without the layer, not recorded; the lock is released |
+//! | 18 | the handler panics, or the service fails without an answer | as without the layer; when repeated, 410, as part of the work may be done |
+//! | 19 | a [`Locked<_>`](crate::Locked), a [`LockScope`](crate::LockScope) or a layer below gets no lock | 423 or 503, not recorded: a handler takes its locks before it does anything |
+//! | 20 | a timeout below the layer ends the handler | its answer is recorded, as part of the work may be done |
+//! | 21 | a timeout above the layer ends the request | as 17: the handler runs on and is recorded |
 //!
 //! # What it does not do
 //!

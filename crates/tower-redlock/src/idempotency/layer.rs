@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 use redlock_core::Redlock;
 use tower_layer::Layer;
 
@@ -16,7 +16,7 @@ use super::service::{IdempotencyService, Recording};
 use crate::detached::Detached;
 use crate::key::{IntoResourceKey, KeyFn};
 use crate::layer::RedlockLayer;
-use crate::rejection::{Rejection, RejectionKind, Render};
+use crate::rejection::{NothingDone, Rejection, RejectionKind, Render};
 use crate::settings::Disconnect;
 
 /// Carries out a request with an `Idempotency-Key` once, and answers it again when it is repeated.
@@ -44,7 +44,7 @@ use crate::settings::Disconnect;
 /// | [`optional`](Self::optional) | a request without a key is answered with 400 |
 /// | [`in_progress`](Self::in_progress) | 423 |
 /// | [`keep_for`](Self::keep_for) | 24 hours |
-/// | [`record_if`](Self::record_if) | see there |
+/// | [`record_if`](Self::record_if) | every answer but refusals of a lock and of the layer |
 /// | [`fingerprint_headers`](Self::fingerprint_headers) | none |
 /// | [`max_request_body`](Self::max_request_body) | 2 MiB |
 /// | [`max_response_body`](Self::max_response_body) | 1 MiB |
@@ -66,7 +66,7 @@ pub(super) struct Settings {
     optional: bool,
     in_progress: StatusCode,
     keep_for: Duration,
-    record_if: Arc<dyn Fn(StatusCode) -> bool + Send + Sync>,
+    record_if: Arc<dyn Fn(&http::response::Parts) -> bool + Send + Sync>,
     fingerprint_headers: Arc<[HeaderName]>,
     pub(super) max_request_body: usize,
     pub(super) max_response_body: usize,
@@ -83,7 +83,7 @@ impl<T: RecordStore> IdempotencyLayer<T> {
             optional: false,
             in_progress: StatusCode::LOCKED,
             keep_for: Duration::from_secs(24 * 60 * 60),
-            record_if: Arc::new(is_outcome),
+            record_if: Arc::new(|_| true),
             fingerprint_headers: [].into(),
             max_request_body: 2 * 1024 * 1024,
             max_response_body: 1024 * 1024,
@@ -140,11 +140,49 @@ impl<T> IdempotencyLayer<T> {
         self.set(|settings| settings.keep_for = keep_for)
     }
 
-    /// Which answers of the handler are kept, by their status; the request is carried out again
-    /// after others. Default: all but those that say that nothing was done, or that trying again
-    /// helps: 400, 401, 403, 405, 406, 408, 411, 413, 414, 415, 421, 422, 423, 425, 428, 429, 431,
-    /// 502, 503 and 504. A 500 is kept: who knows what was done before.
-    pub fn record_if(self, record_if: impl Fn(StatusCode) -> bool + Send + Sync + 'static) -> Self {
+    /// Selects the answers that are recorded. After another answer a repeated request is handled
+    /// again. Default: all of them.
+    ///
+    /// An answer by which a lock, or this layer, refuses a request is never recorded, because
+    /// nothing was done. The layer recognizes it by a mark of its own and not by its status: a 503
+    /// of a handler, and a 504 of a timeout below the layer, are recorded like any answer.
+    ///
+    /// A status rarely tells whether anything was done. Let the handler tell it:
+    ///
+    /// ```
+    /// use axum::response::{Extension, IntoResponse, Response};
+    /// use http::StatusCode;
+    /// use redlock_core::Redlock;
+    /// use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};
+    ///
+    /// #[derive(Clone)]
+    /// struct TryAgain;
+    ///
+    /// async fn pay() -> Response {
+    ///     // the provider was not called yet
+    ///     (Extension(TryAgain), StatusCode::SERVICE_UNAVAILABLE).into_response()
+    /// }
+    ///
+    /// let layer = IdempotencyLayer::new(Redlock::in_memory(), MemoryRecords::new())
+    ///     .record_if(|answer| answer.extensions.get::<TryAgain>().is_none());
+    /// # use axum::{Router, body::Body, routing::post};
+    /// # use http::Request;
+    /// # use tower::ServiceExt;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let app = Router::new().route("/", post(pay)).layer(layer);
+    /// # for _ in 0..2 {
+    /// #     let request = Request::post("/").header("idempotency-key", "1");
+    /// #     let answer = app.clone().oneshot(request.body(Body::empty())?).await?;
+    /// #     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    /// #     assert!(!answer.headers().contains_key("idempotent-replayed"));
+    /// # }
+    /// # Ok(()) }
+    /// ```
+    pub fn record_if<F>(self, record_if: F) -> Self
+    where
+        F: Fn(&http::response::Parts) -> bool + Send + Sync + 'static,
+    {
         self.set(|settings| settings.record_if = Arc::new(record_if))
     }
 
@@ -204,32 +242,6 @@ impl<T> IdempotencyLayer<T> {
     }
 }
 
-/// Whether a status says what came of a request, and not only that it was not let in.
-fn is_outcome(status: StatusCode) -> bool {
-    !matches!(
-        status.as_u16(),
-        400 | 401
-            | 403
-            | 405
-            | 406
-            | 408
-            | 411
-            | 413
-            | 414
-            | 415
-            | 421
-            | 422
-            | 423
-            | 425
-            | 428
-            | 429
-            | 431
-            | 502
-            | 503
-            | 504
-    )
-}
-
 impl Settings {
     /// Who asks for what, if the request is to be carried out once.
     pub(super) fn id(&self, parts: &Parts) -> Result<Option<RecordId>, Rejection> {
@@ -252,8 +264,8 @@ impl Settings {
         Fingerprint::of(parts, &self.fingerprint_headers, body)
     }
 
-    pub(super) fn is_recorded(&self, status: StatusCode) -> bool {
-        (self.record_if)(status)
+    pub(super) fn is_recorded(&self, response: &http::response::Parts) -> bool {
+        response.extensions.get::<NothingDone>().is_none() && (self.record_if)(response)
     }
 
     pub(super) fn record(
@@ -264,6 +276,12 @@ impl Settings {
     ) -> Record {
         let expires_at = unix_seconds(self.keep_for);
         Record::new(fingerprint, response.status, response.headers.clone(), body, expires_at)
+    }
+
+    /// The record of a handler that ended without an answer: its work may be done in part.
+    pub(super) fn record_of_failure(&self, fingerprint: Fingerprint) -> Record {
+        let (status, headers) = (StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new());
+        Record::new(fingerprint, status, headers, None, unix_seconds(self.keep_for))
     }
 
     pub(super) fn refuse(&self, rejection: impl Into<Rejection>) -> Response<Bytes> {

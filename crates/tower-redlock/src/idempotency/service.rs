@@ -3,11 +3,13 @@
 
 use std::error::Error;
 use std::mem;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -186,30 +188,43 @@ where
 
 impl<S, T: RecordStore> Recording<S, T> {
     async fn carry_out<ReqBody, ResBody>(
-        mut self,
+        self,
         request: Request<ReqBody>,
     ) -> Result<Response<ResponseBody<ResBody>>, S::Error>
     where
         S: Service<Request<ReqBody>, Response = Response<ResBody>>,
         ResBody: Body<Data = Bytes, Error: Into<BoxError>>,
     {
+        let Self { mut inner, settings, store } = self;
         let extensions = request.extensions();
         let (Some(id), Some(fingerprint)) =
             (extensions.get().copied(), extensions.get::<Fingerprint>().copied())
         else {
-            return Ok(as_it_is(self.inner.call(request).await?));
+            return Ok(as_it_is(inner.call(request).await?));
         };
         let scope = extensions.get::<LockScope>().cloned();
         // Another request may have been carried out since the first look.
-        if let Some(answer) = answered(&*self.store, &self.settings, &id, fingerprint).await {
+        if let Some(answer) = answered(&*store, &settings, &id, fingerprint).await {
             return Ok(answer.map(ResponseBody::whole));
         }
-        let response = self.inner.call(request).await?;
-        if !self.settings.is_recorded(response.status()) {
-            return Ok(as_it_is(response));
-        }
-        let max = self.settings.max_response_body;
+        let handled = AssertUnwindSafe(async { inner.call(request).await });
+        let outcome = handled.catch_unwind().await;
+        let response = match outcome {
+            Ok(Ok(response)) => response,
+            failed => {
+                let record = settings.record_of_failure(fingerprint);
+                save(&*store, &id, record, scope).await;
+                return match failed {
+                    Ok(handled) => handled.map(as_it_is),
+                    Err(panic) => resume_unwind(panic),
+                };
+            }
+        };
+        let max = settings.max_response_body;
         let (mut parts, body) = response.into_parts();
+        if !settings.is_recorded(&parts) {
+            return Ok(as_it_is(Response::from_parts(parts, body)));
+        }
         let small = body.size_hint().exact().is_some_and(|length| length <= max as u64);
         let (kept, body) = match small {
             false => (None, Ok(ResponseBody::inner(body))),
@@ -218,12 +233,12 @@ impl<S, T: RecordStore> Recording<S, T> {
                 Err(_) => (None, Err(Rejection::answer_not_kept(parts.status))),
             },
         };
-        let record = self.settings.record(fingerprint, &parts, kept);
+        let record = settings.record(fingerprint, &parts, kept);
         record.publish_expiry(&mut parts.headers);
-        save(&*self.store, &id, record, scope).await;
+        save(&*store, &id, record, scope).await;
         Ok(match body {
             Ok(body) => Response::from_parts(parts, body),
-            Err(rejection) => self.settings.refuse(rejection).map(ResponseBody::whole),
+            Err(rejection) => settings.refuse(rejection).map(ResponseBody::whole),
         })
     }
 }
