@@ -33,7 +33,7 @@
 //! | 6 | a repeated request gets the first answer, a success or an error | both, with `Idempotent-Replayed: true`, whatever the status; [`record_if`](IdempotencyLayer::record_if) changes it |
 //! | 7 | the expiry of keys is published | 24 hours or [as set](IdempotencyLayer::keep_for); each answer says `Idempotency-Expires-In`, in seconds |
 //! | 8 | an expired key is a new one | it is carried out again |
-//! | 9 | keys of several clients don't meet | the [tenant](IdempotencyLayer::tenant), the method and the path belong to the key |
+//! | 9 | keys of several clients don't meet | the caller (a [tenant](IdempotencyLayer::tenant), or the `Authorization` header), the method and the path belong to the key |
 //! | 10 | for methods that are not idempotent | `POST` and `PATCH`, or [as set](IdempotencyLayer::methods) |
 //!
 //! And where the draft is silent:
@@ -63,15 +63,23 @@
 //! - Or keep the record yourself, in the transaction that does the work, and use a
 //!   [`RedlockLayer`](crate::RedlockLayer) alone.
 //!
-//! An answer is given to whoever sends its key again: without a
-//! [`tenant`](IdempotencyLayer::tenant), to everybody. The layer goes below authentication.
-//! `Set-Cookie` is never kept.
+//! # Whose answer it is
+//!
+//! A recorded answer belongs to its caller. Requests with the same `Authorization` header have the
+//! same caller, unless the service names a [`tenant`](IdempotencyLayer::tenant). A service with
+//! sessions in cookies, with short-lived tokens or with passwords has to name one: the docs of that
+//! setting say why. [`shared_between_callers`](IdempotencyLayer::shared_between_callers) turns the
+//! check off. The layer goes below authentication.
+//!
+//! [`CREDENTIAL_HEADERS`] of an answer are sent once, and are never recorded.
 
+mod caller;
 mod key;
 mod layer;
 mod memory;
 mod record;
 mod service;
+mod settings;
 #[cfg(feature = "sql")]
 mod sql;
 
@@ -82,6 +90,7 @@ pub use self::layer::IdempotencyLayer;
 pub use self::memory::MemoryRecords;
 pub use self::record::{Record, RecordStore, Saved};
 pub use self::service::{IdempotencyService, Recording};
+pub use self::settings::CREDENTIAL_HEADERS;
 #[cfg(feature = "sql")]
 pub use self::sql::SqlRecords;
 

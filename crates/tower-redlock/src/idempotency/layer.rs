@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
+use http::{HeaderName, Method, Response, StatusCode};
 use redlock_core::Redlock;
 use tower_layer::Layer;
 
-use super::key::{self, Fingerprint, RecordId};
-use super::record::{Record, RecordStore, unix_seconds};
+use super::caller::Callers;
+use super::key::RecordId;
+use super::record::RecordStore;
 use super::service::{IdempotencyService, Recording};
+use super::settings::Settings;
 use crate::detached::Detached;
 use crate::key::{IntoResourceKey, KeyFn};
 use crate::layer::RedlockLayer;
-use crate::rejection::{NothingDone, Rejection, RejectionKind, Render};
+use crate::rejection::{Rejection, Render};
 use crate::settings::Disconnect;
 
 /// Carries out a request with an `Idempotency-Key` once, and answers it again when it is repeated.
@@ -39,12 +41,14 @@ use crate::settings::Disconnect;
 ///
 /// | setting | default |
 /// |---|---|
-/// | [`tenant`](Self::tenant) | none: all clients share their keys |
+/// | [`tenant`](Self::tenant) | none: the `Authorization` header names the caller |
+/// | [`shared_between_callers`](Self::shared_between_callers) | not shared |
 /// | [`methods`](Self::methods) | `POST` and `PATCH` |
 /// | [`optional`](Self::optional) | a request without a key is answered with 400 |
 /// | [`in_progress`](Self::in_progress) | 423 |
 /// | [`keep_for`](Self::keep_for) | 24 hours |
 /// | [`record_if`](Self::record_if) | every answer but refusals of a lock and of the layer |
+/// | [`unrecorded_headers`](Self::unrecorded_headers) | [`CREDENTIAL_HEADERS`](super::CREDENTIAL_HEADERS) |
 /// | [`fingerprint_headers`](Self::fingerprint_headers) | none |
 /// | [`max_request_body`](Self::max_request_body) | 2 MiB |
 /// | [`max_response_body`](Self::max_response_body) | 1 MiB |
@@ -59,39 +63,13 @@ pub struct IdempotencyLayer<T> {
     store: Arc<T>,
 }
 
-#[derive(Clone)]
-pub(super) struct Settings {
-    tenant: KeyFn,
-    methods: Arc<[Method]>,
-    optional: bool,
-    in_progress: StatusCode,
-    keep_for: Duration,
-    record_if: Arc<dyn Fn(&http::response::Parts) -> bool + Send + Sync>,
-    fingerprint_headers: Arc<[HeaderName]>,
-    pub(super) max_request_body: usize,
-    pub(super) max_response_body: usize,
-    render: Option<Render>,
-}
-
 impl<T: RecordStore> IdempotencyLayer<T> {
     /// Locks by this service, and keeps records in this store.
     pub fn new(redlock: impl Into<Redlock>, store: T) -> Self {
         let id = |parts: &Parts| parts.extensions.get().map(RecordId::lock_key);
-        let settings = Settings {
-            tenant: Arc::new(|_| Ok(None)),
-            methods: [Method::POST, Method::PATCH].into(),
-            optional: false,
-            in_progress: StatusCode::LOCKED,
-            keep_for: Duration::from_secs(24 * 60 * 60),
-            record_if: Arc::new(|_| true),
-            fingerprint_headers: [].into(),
-            max_request_body: 2 * 1024 * 1024,
-            max_response_body: 1024 * 1024,
-            render: None,
-        };
         Self {
             lock: RedlockLayer::new(redlock, id).on_disconnect(Disconnect::Detach),
-            settings: Arc::new(settings),
+            settings: Arc::default(),
             store: Arc::new(store),
         }
     }
@@ -103,16 +81,85 @@ impl<T> IdempotencyLayer<T> {
         self
     }
 
-    /// Whose request it is: two tenants may choose the same key. Take it from what authenticated
-    /// the request, not from what the client says. It returns what a key function of
-    /// [`RedlockLayer::new`] does; an error is the answer.
+    /// Names the tenant of a request. Two tenants may choose the same key, and none of them gets the
+    /// answer of the other. Take the tenant from what authenticated the request, not from what the
+    /// client says. The function returns what a key function of [`RedlockLayer::new`] does; an error
+    /// is the answer. Default, also for requests whose tenant is `None`: requests with the same
+    /// `Authorization` header have the same caller.
+    ///
+    /// Name the tenant:
+    ///
+    /// - if sessions are kept in cookies. Cookies do not count by default, because they change
+    ///   between a request and its repetition: all callers without an `Authorization` header share
+    ///   their keys.
+    /// - if tokens are short-lived. A request that is repeated with a new token is another caller's
+    ///   request, and is handled again.
+    /// - if passwords are sent (`Basic`). The [`RecordId`] has a hash of the header in it, and a weak
+    ///   password can be guessed from a hash.
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, routing::post};
+    /// use http::{Request, StatusCode, request::Parts};
+    /// use redlock_core::Redlock;
+    /// use tower::ServiceExt;
+    /// use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};
+    ///
+    /// # async fn pay() {}
+    /// #[derive(Clone)]
+    /// struct SignedIn(String); // put into the extensions by a layer above
+    ///
+    /// let once = IdempotencyLayer::new(Redlock::in_memory(), MemoryRecords::new())
+    ///     .tenant(|parts: &Parts| match parts.extensions.get::<SignedIn>() {
+    ///         Some(SignedIn(account)) => Ok(account.clone()),
+    ///         None => Err((StatusCode::UNAUTHORIZED, "sign in first")),
+    ///     });
+    /// let app: Router = Router::new().route("/payments", post(pay)).layer(once);
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let send = |request: http::request::Builder| {
+    /// #     app.clone().oneshot(request.header("idempotency-key", "1").body(Body::empty()).unwrap())
+    /// # };
+    /// let answer = send(Request::post("/payments")).await?;
+    /// assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    /// let answer = send(Request::post("/payments").extension(SignedIn("alice".into()))).await?;
+    /// assert_eq!(answer.status(), StatusCode::OK);
+    /// # Ok(()) }
+    /// ```
     pub fn tenant<F, R>(self, tenant: F) -> Self
     where
         F: Fn(&Parts) -> R + Send + Sync + 'static,
         R: IntoResourceKey,
     {
         let tenant: KeyFn = Arc::new(move |parts| tenant(parts).into_resource_key());
-        self.set(|settings| settings.tenant = tenant)
+        self.set(|settings| settings.callers = Callers::Tenants(tenant))
+    }
+
+    /// Gives a recorded answer to every caller that sends its key and its request, whatever its
+    /// credentials are: for services whose clients are one party, such as workers that share a
+    /// queue. Default: [by caller](Self::tenant).
+    pub fn shared_between_callers(self) -> Self {
+        self.set(|settings| settings.callers = Callers::Shared)
+    }
+
+    /// Headers and trailers that are not recorded: the client that is answered first gets them, and
+    /// a recorded answer is sent without them. Replaces the default, which is
+    /// [`CREDENTIAL_HEADERS`](super::CREDENTIAL_HEADERS):
+    ///
+    /// ```
+    /// use http::HeaderName;
+    /// use redlock_core::Redlock;
+    /// use tower_redlock::idempotency::{CREDENTIAL_HEADERS, IdempotencyLayer, MemoryRecords};
+    ///
+    /// let ours = HeaderName::from_static("x-upload-token");
+    /// IdempotencyLayer::new(Redlock::in_memory(), MemoryRecords::new())
+    ///     .unrecorded_headers(CREDENTIAL_HEADERS.iter().cloned().chain([ours]));
+    /// ```
+    ///
+    /// Headers of one connection, such as `Transfer-Encoding`, and `Date` are never recorded.
+    pub fn unrecorded_headers(self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
+        let headers = headers.into_iter().collect();
+        self.set(|settings| settings.unrecorded_headers = headers)
     }
 
     /// Only requests with these methods are looked at. Default: `POST` and `PATCH`, as others are
@@ -242,60 +289,6 @@ impl<T> IdempotencyLayer<T> {
     }
 }
 
-impl Settings {
-    /// Who asks for what, if the request is to be carried out once.
-    pub(super) fn id(&self, parts: &Parts) -> Result<Option<RecordId>, Rejection> {
-        if !self.methods.contains(&parts.method) {
-            return Ok(None);
-        }
-        let key = key::key(parts).map_err(|error| Rejection::bad_idempotency_key(&error))?;
-        let Some(key) = key else {
-            let missing = "send an `Idempotency-Key`, of your choice, for this request".into();
-            return match self.optional {
-                true => Ok(None),
-                false => Err(Rejection::bad_idempotency_key(&missing)),
-            };
-        };
-        let tenant = (self.tenant)(parts)?;
-        Ok(Some(RecordId::new(parts, tenant.as_ref(), &key)))
-    }
-
-    pub(super) fn fingerprint(&self, parts: &Parts, body: &[u8]) -> Fingerprint {
-        Fingerprint::of(parts, &self.fingerprint_headers, body)
-    }
-
-    pub(super) fn is_recorded(&self, response: &http::response::Parts) -> bool {
-        response.extensions.get::<NothingDone>().is_none() && (self.record_if)(response)
-    }
-
-    pub(super) fn record(
-        &self,
-        fingerprint: Fingerprint,
-        response: &http::response::Parts,
-        body: Option<Bytes>,
-    ) -> Record {
-        let expires_at = unix_seconds(self.keep_for);
-        Record::new(fingerprint, response.status, response.headers.clone(), body, expires_at)
-    }
-
-    /// The record of a handler that ended without an answer: its work may be done in part.
-    pub(super) fn record_of_failure(&self, fingerprint: Fingerprint) -> Record {
-        let (status, headers) = (StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new());
-        Record::new(fingerprint, status, headers, None, unix_seconds(self.keep_for))
-    }
-
-    pub(super) fn refuse(&self, rejection: impl Into<Rejection>) -> Response<Bytes> {
-        self.render(rejection.into().logged())
-    }
-
-    fn render(&self, mut rejection: Rejection) -> Response<Bytes> {
-        if rejection.kind() == RejectionKind::Locked {
-            rejection = rejection.with_status(self.in_progress);
-        }
-        rejection.rendered_by(self.render.as_ref()).into_bytes()
-    }
-}
-
 impl<S, T> Layer<S> for IdempotencyLayer<T> {
     type Service = IdempotencyService<S, T>;
 
@@ -326,11 +319,5 @@ impl<T: fmt::Debug> fmt::Debug for IdempotencyLayer<T> {
             .field("keep_for", &self.settings.keep_for)
             .field("store", &self.store)
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings").finish_non_exhaustive()
     }
 }

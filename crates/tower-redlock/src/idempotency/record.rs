@@ -5,25 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING};
-use http::header::{PROXY_AUTHENTICATE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, PROXY_AUTHENTICATE};
+use http::header::{TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use redlock_core::FencingToken;
 
 use super::key::{Fingerprint, RecordId};
 
 /// Belongs to one answer or one connection, and would be wrong in a later one.
-const NOT_KEPT: [HeaderName; 9] = [
-    CONNECTION,
-    CONTENT_LENGTH,
-    DATE,
-    PROXY_AUTHENTICATE,
-    SET_COOKIE,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+const NOT_KEPT: [HeaderName; 8] =
+    [CONNECTION, CONTENT_LENGTH, DATE, PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 
 /// The answer to a request that was carried out, to be given again.
 #[derive(Clone, Debug)]
@@ -33,7 +24,7 @@ pub struct Record {
     pub fingerprint: Fingerprint,
     /// The status of the answer.
     pub status: StatusCode,
-    /// The headers of the answer, without those of its connection and without `Set-Cookie`.
+    /// The headers of the answer, without those of its connection and without credentials.
     pub headers: HeaderMap,
     /// The body of the answer; `None` if it was too large to be kept.
     pub body: Option<Bytes>,

@@ -16,8 +16,8 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tower_service::Service;
 
 use super::key::{Fingerprint, RecordId};
-use super::layer::Settings;
 use super::record::{Record, RecordStore, Saved};
+use super::settings::Settings;
 use crate::body::ResponseBody;
 use crate::rejection::Rejection;
 use crate::scope::LockScope;
@@ -112,7 +112,7 @@ async fn answered(
     if record.fingerprint != fingerprint {
         return Some(settings.refuse(Rejection::key_reused()));
     }
-    Some(record.response().unwrap_or_else(|| settings.refuse(not_kept(&record))))
+    Some(settings.replay(&record).unwrap_or_else(|| settings.refuse(not_kept(&record))))
 }
 
 fn not_kept(record: &Record) -> Rejection {

@@ -1,6 +1,7 @@
 //! Requests with an `Idempotency-Key`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod callers;
 mod outcomes;
 mod rows;
 mod stores;
