@@ -29,7 +29,7 @@
 //! | 2 | no key where one is needed: 400 | 400; [`optional`](IdempotencyLayer::optional): carried out each time |
 //! | 3 | a key that is none | 400 |
 //! | 4 | the first request is in progress: 409 | 423 and `Retry-After`; [`in_progress`](IdempotencyLayer::in_progress) makes it 409; or it [waits](IdempotencyLayer::lock) for the answer |
-//! | 5 | the key was used with another payload: 422 | 422, by a [`Fingerprint`] of method, path, query, body, and [headers](IdempotencyLayer::fingerprint_headers) |
+//! | 5 | the key was used with another payload: 422 | 422, by a [`Fingerprint`] of method, path, query, body, and [headers](IdempotencyLayer::fingerprint_headers), or [as the service compares](IdempotencyLayer::fingerprint) |
 //! | 6 | a repeated request gets the first answer, a success or an error | both, with `Idempotent-Replayed: true`, whatever the status; [`record_if`](IdempotencyLayer::record_if) changes it |
 //! | 7 | the expiry of keys is published | 24 hours or [as set](IdempotencyLayer::keep_for); each answer says `Idempotency-Expires-In`, in seconds |
 //! | 8 | an expired key is a new one | it is carried out again |
@@ -41,7 +41,7 @@
 //! | | what happens | the answer |
 //! |---|---|---|
 //! | 11 | the body of the request is too large, or breaks off | 413 or 400; nothing was locked |
-//! | 12 | the answer is too large to be kept, or of unknown length | it is sent; when repeated, 410 with the status that it had, and nothing is done again |
+//! | 12 | the answer is too large to be kept, or a stream that does not [end soon](IdempotencyLayer::max_response_wait) | it is sent; when repeated, 410 with the status that it had, and nothing is done again |
 //! | 13 | the store can't be asked | 503, and nothing was done |
 //! | 14 | the handler ran, and the store can't record it | its answer, and a warning in the log; when repeated, it is carried out again |
 //! | 15 | the lock service is not there | 503; what was carried out before is answered |
@@ -73,10 +73,12 @@
 //!
 //! [`CREDENTIAL_HEADERS`] of an answer are sent once, and are never recorded.
 
+mod body;
 mod caller;
 mod key;
 mod layer;
 mod memory;
+mod multipart;
 mod record;
 mod service;
 mod settings;
@@ -85,6 +87,7 @@ mod sql;
 
 use http::HeaderName;
 
+pub use self::body::BufferedBody;
 pub use self::key::{Fingerprint, HEADER, RecordId, key};
 pub use self::layer::IdempotencyLayer;
 pub use self::memory::MemoryRecords;

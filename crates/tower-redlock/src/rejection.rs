@@ -274,7 +274,8 @@ impl Rejection {
     }
 
     pub(crate) fn key_reused() -> Self {
-        let detail = "this Idempotency-Key was used for another request: send a new one";
+        let detail = "another request with this Idempotency-Key was handled before. To repeat it, send exactly \
+                      the same request. Send another key only if this request is meant in addition";
         Self::new(RejectionKind::KeyReused, StatusCode::UNPROCESSABLE_ENTITY, detail)
     }
 

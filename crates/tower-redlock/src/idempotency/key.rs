@@ -2,12 +2,14 @@
 
 use std::fmt;
 
+use http::HeaderName;
+use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue};
 use redlock_core::Key;
 use sha2::{Digest, Sha256};
 
 use super::caller::Caller;
+use super::multipart;
 use crate::key::{KeyRejection, full_path};
 
 /// The header that carries the key of a request: `Idempotency-Key: "8e03978e-40d5-43dd-bc93-6894a57f9324"`.
@@ -75,16 +77,41 @@ impl fmt::Debug for RecordId {
 }
 
 /// What was asked for: a hash of the method, the path, the query, some headers and the body.
+/// The boundary of a multipart body does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
     pub(super) fn of(parts: &Parts, headers: &[HeaderName], body: &[u8]) -> Self {
         let query = parts.uri.query().unwrap_or_default().as_bytes();
+        match multipart::parts(&parts.headers, body) {
+            Some(pieces) => Self::with(parts, headers, b"multipart", query, &hash(pieces)),
+            None => Self::with(parts, headers, b"request", query, body),
+        }
+    }
+
+    /// Of a payload that the service has made from the query and the body.
+    pub(super) fn given(parts: &Parts, headers: &[HeaderName], payload: &[u8]) -> Self {
+        Self::with(parts, headers, b"given", b"", payload)
+    }
+
+    fn with(
+        parts: &Parts,
+        headers: &[HeaderName],
+        kind: &[u8],
+        query: &[u8],
+        payload: &[u8],
+    ) -> Self {
         let path = full_path(parts).as_bytes();
-        let asked = [b"request", parts.method.as_str().as_bytes(), path, query, body];
+        let asked = [kind, parts.method.as_str().as_bytes(), path, query, payload];
         let headers = headers.iter().flat_map(|name| {
-            let values = parts.headers.get_all(name).iter().map(HeaderValue::as_bytes);
+            let values = parts.headers.get_all(name).iter().map(|value| match value.as_bytes() {
+                // The boundary is a parameter of the type.
+                value if kind == b"multipart" && *name == CONTENT_TYPE => {
+                    value.split(|byte| *byte == b';').next().unwrap_or_default()
+                }
+                value => value,
+            });
             std::iter::once(name.as_str().as_bytes()).chain(values)
         });
         Self(hash(asked.into_iter().chain(headers)))
@@ -169,7 +196,7 @@ fn unquoted(value: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
+    use http::{HeaderValue, Request};
 
     use super::super::caller::Callers;
     use super::*;

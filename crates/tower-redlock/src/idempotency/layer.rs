@@ -14,7 +14,7 @@ use super::caller::Callers;
 use super::key::RecordId;
 use super::record::RecordStore;
 use super::service::{IdempotencyService, Recording};
-use super::settings::Settings;
+use super::settings::{Payload, Settings};
 use crate::detached::Detached;
 use crate::key::{IntoResourceKey, KeyFn};
 use crate::layer::RedlockLayer;
@@ -50,8 +50,10 @@ use crate::settings::Disconnect;
 /// | [`record_if`](Self::record_if) | every answer but refusals of a lock and of the layer |
 /// | [`unrecorded_headers`](Self::unrecorded_headers) | [`CREDENTIAL_HEADERS`](super::CREDENTIAL_HEADERS) |
 /// | [`fingerprint_headers`](Self::fingerprint_headers) | none |
+/// | [`fingerprint`](Self::fingerprint) | query and body; multipart without its boundary |
 /// | [`max_request_body`](Self::max_request_body) | 2 MiB |
 /// | [`max_response_body`](Self::max_response_body) | 1 MiB |
+/// | [`max_response_wait`](Self::max_response_wait) | 1 second |
 /// | [`lock`](Self::lock) | as [`RedlockLayer`], with [`Disconnect::Detach`] |
 /// | [`on_rejection`](Self::on_rejection) | problem+json |
 ///
@@ -240,6 +242,55 @@ impl<T> IdempotencyLayer<T> {
         self.set(|settings| settings.fingerprint_headers = headers)
     }
 
+    /// What a request asks for, in the eyes of the service. A key that comes with another return
+    /// value of this function is answered with 422. Default: the query and the bytes of the body,
+    /// of a multipart body without its boundary. The method, the path and
+    /// [`fingerprint_headers`](Self::fingerprint_headers) count in any case.
+    ///
+    /// For clients that build the body anew when they repeat a request, with another order of the
+    /// fields of a JSON object or another time stamp in a compressed body:
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, routing::post};
+    /// use bytes::Bytes;
+    /// use http::{Request, request::Parts};
+    /// use redlock_core::Redlock;
+    /// use tower::ServiceExt;
+    /// use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};
+    ///
+    /// # async fn pay() {}
+    /// let json = |_: &Parts, body: &Bytes| match serde_json::from_slice(body) {
+    ///     Ok(serde_json::Value::Object(fields)) => {
+    ///         let mut fields: Vec<_> = fields.into_iter().collect();
+    ///         fields.sort_by(|(one, _), (other, _)| one.cmp(other));
+    ///         format!("{fields:?}").into_bytes()
+    ///     }
+    ///     _ => body.to_vec(),
+    /// };
+    /// let once = IdempotencyLayer::new(Redlock::in_memory(), MemoryRecords::new()).fingerprint(json);
+    /// let app: Router = Router::new().route("/payments", post(pay)).layer(once);
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let send = |body: &'static str| {
+    ///     let request = Request::post("/payments").header("idempotency-key", "1");
+    ///     app.clone().oneshot(request.body(Body::from(body)).unwrap())
+    /// };
+    /// send(r#"{"to": "bob", "cents": 5}"#).await?;
+    /// let again = send(r#"{"cents":5,"to":"bob"}"#).await?;
+    /// assert_eq!(again.headers()["idempotent-replayed"], "true");
+    /// assert_eq!(send(r#"{"cents":6,"to":"bob"}"#).await?.status(), 422);
+    /// # Ok(()) }
+    /// ```
+    pub fn fingerprint<F, R>(self, payload: F) -> Self
+    where
+        F: Fn(&Parts, &Bytes) -> R + Send + Sync + 'static,
+        R: Into<Vec<u8>>,
+    {
+        let payload: Payload = Arc::new(move |parts, body| payload(parts, body).into());
+        self.set(|settings| settings.payload = Some(payload))
+    }
+
     /// How many bytes the body of a request may have: it is read before anything is locked, and
     /// kept in memory while the request is carried out. A larger one is answered with 413.
     /// Default: 2 MiB.
@@ -247,11 +298,19 @@ impl<T> IdempotencyLayer<T> {
         self.set(|settings| settings.max_request_body = bytes)
     }
 
-    /// How many bytes of an answer are kept. A larger one, and one that does not say how large it
-    /// is, is sent as it is, and only its status is kept: when the request is repeated, it is not
-    /// carried out again but answered with 410. Default: 1 MiB.
+    /// How many bytes of an answer are recorded. A larger one is sent as it is, and only its status
+    /// is recorded: when the request is repeated, it is not handled again but answered with 410.
+    /// Default: 1 MiB.
     pub fn max_response_body(self, bytes: usize) -> Self {
         self.set(|settings| settings.max_response_body = bytes)
+    }
+
+    /// For how long the layer waits for the end of an answer of unknown length, such as a stream,
+    /// before it sends the first byte. An answer that takes longer is sent as it comes, and only its
+    /// status is recorded, as of one that is too large. Zero: such an answer is sent at once and is
+    /// recorded only if it is there as a whole. Default: 1 second.
+    pub fn max_response_wait(self, wait: Duration) -> Self {
+        self.set(|settings| settings.max_response_wait = wait)
     }
 
     /// Changes how the lock is taken and held: its time to live, how long to wait, what happens

@@ -10,6 +10,7 @@ use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode, response};
 
+use super::body::BufferedBody;
 use super::caller::Callers;
 use super::key::{self, Fingerprint, RecordId};
 use super::record::{Record, unix_seconds};
@@ -46,6 +47,9 @@ static CREDENTIALS: [HeaderName; 16] = [
     HeaderName::from_static("x-api-key"),
 ];
 
+/// What a request asks for, where the service compares requests itself.
+pub(super) type Payload = Arc<dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync>;
+
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) callers: Callers,
@@ -56,8 +60,10 @@ pub(super) struct Settings {
     pub(super) record_if: Arc<dyn Fn(&response::Parts) -> bool + Send + Sync>,
     pub(super) unrecorded_headers: Arc<[HeaderName]>,
     pub(super) fingerprint_headers: Arc<[HeaderName]>,
+    pub(super) payload: Option<Payload>,
     pub(super) max_request_body: usize,
     pub(super) max_response_body: usize,
+    pub(super) max_response_wait: Duration,
     pub(super) render: Option<Render>,
 }
 
@@ -72,8 +78,10 @@ impl Default for Settings {
             record_if: Arc::new(|_| true),
             unrecorded_headers: CREDENTIAL_HEADERS.into(),
             fingerprint_headers: [].into(),
+            payload: None,
             max_request_body: 2 * 1024 * 1024,
             max_response_body: 1024 * 1024,
+            max_response_wait: Duration::from_secs(1),
             render: None,
         }
     }
@@ -96,22 +104,31 @@ impl Settings {
         Ok(Some(RecordId::new(parts, self.callers.caller(parts)?, &key)))
     }
 
-    pub(super) fn fingerprint(&self, parts: &Parts, body: &[u8]) -> Fingerprint {
-        Fingerprint::of(parts, &self.fingerprint_headers, body)
+    pub(super) fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
+        match &self.payload {
+            Some(payload) => {
+                Fingerprint::given(parts, &self.fingerprint_headers, &payload(parts, body))
+            }
+            None => Fingerprint::of(parts, &self.fingerprint_headers, body),
+        }
     }
 
     pub(super) fn is_recorded(&self, response: &response::Parts) -> bool {
         response.extensions.get::<NothingDone>().is_none() && (self.record_if)(response)
     }
 
+    /// The record of an answer; without its body, where that was not read to its end.
     pub(super) fn record(
         &self,
         fingerprint: Fingerprint,
         response: &response::Parts,
-        body: Option<Bytes>,
+        kept: Option<(Bytes, HeaderMap)>,
     ) -> Record {
         let headers = self.without_credentials(response.headers.clone());
-        Record::new(fingerprint, response.status, headers, body, unix_seconds(self.keep_for))
+        let (body, trailers) = kept.unzip();
+        let trailers = self.without_credentials(trailers.unwrap_or_default());
+        let expires_at = unix_seconds(self.keep_for);
+        Record::new(fingerprint, response.status, headers, body, expires_at).with_trailers(trailers)
     }
 
     /// The record of a handler that ended without an answer: its work may be done in part.
@@ -121,8 +138,9 @@ impl Settings {
     }
 
     /// A recorded answer, without what an earlier version of the service recorded.
-    pub(super) fn replay(&self, record: &Record) -> Option<Response<Bytes>> {
-        let mut response = record.response()?;
+    pub(super) fn replay<B>(&self, record: &Record) -> Option<Response<BufferedBody<B>>> {
+        let trailers = self.without_credentials(record.trailers.clone());
+        let mut response = record.response()?.map(|bytes| BufferedBody::whole(bytes, trailers));
         let headers = self.without_credentials(mem::take(response.headers_mut()));
         *response.headers_mut() = headers;
         Some(response)

@@ -13,16 +13,17 @@ use super::record::{Record, RecordStore, Saved, unix_seconds};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-const FIND: &str = "SELECT fingerprint, status, headers, body, kept, expires_at \
+const FIND: &str = "SELECT fingerprint, status, headers, body, trailers, kept, expires_at \
     FROM idempotency_records WHERE id = $1 AND expires_at > $2";
 
 const SAVE: &str = "INSERT INTO idempotency_records \
-    (id, fingerprint, status, headers, body, kept, token, expires_at) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+    (id, fingerprint, status, headers, body, trailers, kept, token, expires_at) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
     ON CONFLICT (id) DO UPDATE SET fingerprint = excluded.fingerprint, \
     status = excluded.status, headers = excluded.headers, body = excluded.body, \
-    kept = excluded.kept, token = excluded.token, expires_at = excluded.expires_at \
-    WHERE idempotency_records.expires_at <= $9 OR idempotency_records.token < excluded.token";
+    trailers = excluded.trailers, kept = excluded.kept, token = excluded.token, \
+    expires_at = excluded.expires_at \
+    WHERE idempotency_records.expires_at <= $10 OR idempotency_records.token < excluded.token";
 
 const DELETE_EXPIRED: &str = "DELETE FROM idempotency_records WHERE expires_at <= $1";
 
@@ -128,6 +129,7 @@ impl RecordStore for SqlRecords {
             .bind(i64::from(record.status.as_u16()))
             .bind(lines(&record.headers))
             .bind(record.body.as_deref().unwrap_or_default().to_vec())
+            .bind(lines(&record.trailers))
             .bind(i64::from(record.body.is_some()))
             .bind(token.map_or(Ok(0), |token| i64::try_from(token.get()))?)
             .bind(i64::try_from(record.expires_at)?)
@@ -149,13 +151,15 @@ fn record(row: &AnyRow) -> Result<Record, BoxError> {
     let status = u16::try_from(row.try_get::<i64, _>("status")?)?;
     let body = row.try_get::<Vec<u8>, _>("body")?;
     let kept = row.try_get::<i64, _>("kept")? == 1;
-    Ok(Record::new(
+    let trailers = headers(&row.try_get::<Vec<u8>, _>("trailers")?)?;
+    let record = Record::new(
         Fingerprint::from_bytes(fingerprint),
         StatusCode::from_u16(status)?,
         headers(&row.try_get::<Vec<u8>, _>("headers")?)?,
         kept.then(|| body.into()),
         u64::try_from(row.try_get::<i64, _>("expires_at")?)?,
-    ))
+    );
+    Ok(record.with_trailers(trailers))
 }
 
 /// As HTTP/1.1 writes them: no value has a line break in it.

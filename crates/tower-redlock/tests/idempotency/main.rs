@@ -1,8 +1,10 @@
 //! Requests with an `Idempotency-Key`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod answers;
 mod callers;
 mod outcomes;
+mod requests;
 mod rows;
 mod stores;
 #[path = "../support/mod.rs"]

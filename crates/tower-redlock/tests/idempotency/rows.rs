@@ -239,7 +239,9 @@ async fn row_12_an_answer_that_can_not_be_kept_is_sent_and_the_work_is_not_done_
     let handler = move |request: Request<Body>| async move {
         count.fetch_add(1, Ordering::SeqCst);
         let body = match request.headers().contains_key("stream") {
-            true => Body::from_stream(futures_util::stream::iter([Ok::<_, std::io::Error>("12")])),
+            true => {
+                Body::from_stream(futures_util::stream::iter([Ok::<_, std::io::Error>("12345")]))
+            }
             false => Body::from("12345"),
         };
         (StatusCode::CREATED, body)

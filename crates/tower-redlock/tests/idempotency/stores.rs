@@ -34,6 +34,11 @@ async fn never_replaces_what_was_saved_since(
             Some(body.into()),
             now + keep_for,
         )
+        .with_trailers(
+            [(http::HeaderName::from_static("grpc-status"), "0".parse().unwrap())]
+                .into_iter()
+                .collect(),
+        )
     };
     let token = |token| Some(FencingToken::new(token));
     let body = async |id: &RecordId| store.find(id).await.unwrap().and_then(|record| record.body);
@@ -58,6 +63,7 @@ async fn never_replaces_what_was_saved_since(
     assert_eq!((found.body.is_none(), found.status), (true, StatusCode::IM_A_TEAPOT));
     assert_eq!(found.fingerprint, Fingerprint::from_bytes([7; 32]));
     assert_eq!(found.headers, record("", 60).headers);
+    assert_eq!(found.trailers["grpc-status"], "0");
     assert_eq!(found.headers.get_all("x").iter().count(), 2);
     assert!(!found.headers.contains_key("content-length"));
 }
