@@ -137,3 +137,93 @@ async fn memory_is_bounded_and_the_first_is_forgotten_first() {
     assert!(is_replayed(&send(&app, keyed("c"), "").await));
     assert!(!is_replayed(&send(&app, keyed("a"), "").await));
 }
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_instances_create_the_table_in_postgresql_at_once() {
+    use tower_redlock::idempotency::SqlRecords;
+    let server = redlock_tests::Postgres::start();
+    let url = server.url("postgres");
+    eventually(SOON, "PostgreSQL takes connections", async || SqlRecords::connect(&url).await)
+        .await;
+    let pool = sqlx::AnyPool::connect(&url).await.unwrap();
+    for _ in 0..5 {
+        let together = Arc::new(tokio::sync::Barrier::new(10));
+        let create = |_| {
+            let (url, together) = (url.clone(), Arc::clone(&together));
+            tokio::spawn(async move {
+                let records = SqlRecords::connect(&url).await.unwrap();
+                together.wait().await;
+                records.create_table().await.map_err(|error| error.to_string())
+            })
+        };
+        for created in futures_util::future::join_all((0..10).map(create)).await {
+            assert_eq!(created.unwrap(), Ok(()));
+        }
+        sqlx::raw_sql("DROP TABLE idempotency_records").execute(&pool).await.unwrap();
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_instances_create_the_file_and_the_table_in_sqlite_at_once() {
+    use tower_redlock::idempotency::SqlRecords;
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..5 {
+        let url = format!("sqlite://{}/records-{round}.db", directory.path().display());
+        let create = |_| {
+            let url = url.clone();
+            tokio::spawn(async move {
+                let records = SqlRecords::connect(&url).await.map_err(|error| error.to_string())?;
+                records.create_table().await.map_err(|error| error.to_string())
+            })
+        };
+        for created in futures_util::future::join_all((0..10).map(create)).await {
+            assert_eq!(created.unwrap(), Ok(()));
+        }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn sqlite_in_memory_is_one_database() {
+    use tower_redlock::idempotency::SqlRecords;
+    for url in ["sqlite::memory:", "sqlite://:memory:", "sqlite://?mode=memory"] {
+        let records = SqlRecords::connect(url).await.unwrap();
+        records.create_table().await.unwrap();
+        let work = Work::ungated();
+        let app = work.app(IdempotencyLayer::new(Redlock::in_memory(), records));
+        let sent = (0..20).map(|number| {
+            let app = app.clone();
+            async move { send(&app, keyed(&number.to_string()), "").await.status() }
+        });
+        for status in futures_util::future::join_all(sent).await {
+            assert_eq!(status, StatusCode::CREATED, "{url}");
+        }
+        assert!(is_replayed(&send(&app, keyed("7"), "").await), "{url}");
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn sqlite_in_memory_by_several_connections_is_refused() {
+    use sqlx::any::AnyPoolOptions;
+    use tower_redlock::idempotency::SqlRecords;
+    sqlx::any::install_default_drivers();
+    for (connections, works) in [(1, true), (2, false)] {
+        let pool = AnyPoolOptions::new().max_connections(connections);
+        let records = SqlRecords::new(pool.connect("sqlite::memory:").await.unwrap());
+        let created = records.create_table().await.map_err(|error| error.to_string());
+        assert_eq!(created.is_ok(), works, "{created:?}");
+        assert!(works || created.unwrap_err().contains("set `max_connections` to 1"));
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn sqlite_is_not_created_where_the_url_forbids_it() {
+    use tower_redlock::idempotency::SqlRecords;
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}/records.db?mode=rw", directory.path().display());
+    assert!(SqlRecords::connect(&url).await.unwrap_err().to_string().contains("unable to open"));
+}
