@@ -52,7 +52,6 @@ impl RecordId {
     }
 
     /// The same for all records of a caller, and for few others.
-    #[cfg(test)]
     pub(super) fn caller(&self) -> u64 {
         self.caller
     }

@@ -129,13 +129,41 @@ async fn row_16_records_in_postgresql_are_never_replaced_by_what_is_late() {
 #[tokio::test]
 async fn memory_is_bounded_and_the_first_is_forgotten_first() {
     let work = Work::ungated();
-    let app = work.app(once(&Arc::new(MemoryRecords::with_capacity(2))));
+    let app = work.app(once(&Arc::new(MemoryRecords::new().max_records(2))));
     for key in ["a", "b", "c"] {
         send(&app, keyed(key), "").await;
     }
     assert!(is_replayed(&send(&app, keyed("b"), "").await));
     assert!(is_replayed(&send(&app, keyed("c"), "").await));
     assert!(!is_replayed(&send(&app, keyed("a"), "").await));
+}
+
+#[tokio::test]
+async fn memory_is_bounded_in_bytes_and_shared_out_among_callers() {
+    let handler = || async { vec![7; 100_000] };
+    let store = Arc::new(MemoryRecords::new().max_bytes(1_000_000));
+    let app = Router::new().route("/", any(handler)).layer(once(&store));
+    let of = |caller: &str, number: usize| {
+        keyed(&number.to_string()).header(http::header::AUTHORIZATION, caller)
+    };
+    for number in 0..4 {
+        send(&app, of("alice", number), "").await;
+    }
+    for number in 0..30 {
+        send(&app, of("mallory", number), "").await;
+    }
+    for number in 0..4 {
+        assert!(is_replayed(&send(&app, of("alice", number), "").await), "{number}");
+    }
+    let mut kept = 0;
+    for number in (0..30).rev() {
+        let answer = send(&app, of("mallory", number), "").await;
+        kept += usize::from(is_replayed(&answer));
+        if !is_replayed(&answer) {
+            break;
+        }
+    }
+    assert_eq!(kept, 5, "{store:?}");
 }
 
 #[cfg(feature = "postgres")]
