@@ -6,6 +6,7 @@ mod callers;
 mod outcomes;
 mod requests;
 mod rows;
+mod service;
 mod stores;
 #[path = "../support/mod.rs"]
 mod support;
