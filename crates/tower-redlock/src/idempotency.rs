@@ -47,7 +47,7 @@
 //! | 15 | the lock service is not there | 503; what was carried out before is answered |
 //! | 16 | the lock is lost meanwhile | 503 `lock-lost`, not recorded; a record that somebody else saved since is never replaced |
 //! | 17 | the client goes away | the handler ends and is recorded: the client gets the answer when it asks again |
-//! | 18 | the handler panics, or the service fails without an answer | as without the layer; when repeated, 410, as part of the work may be done |
+//! | 18 | the handler or its body panics, or the service fails without an answer | as without the layer; when repeated, 410, as part of the work may be done |
 //! | 19 | a [`Locked<_>`](crate::Locked), a [`LockScope`](crate::LockScope) or a layer below gets no lock | 423 or 503, not recorded: a handler takes its locks before it does anything |
 //! | 20 | a timeout below the layer ends the handler | its answer is recorded, as part of the work may be done |
 //! | 21 | a timeout above the layer ends the request | as 17: the handler runs on and is recorded |

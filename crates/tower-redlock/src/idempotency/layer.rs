@@ -317,6 +317,9 @@ impl<T> IdempotencyLayer<T> {
     /// when it is lost. Rejections are rendered by [`on_rejection`](Self::on_rejection) all the
     /// same.
     ///
+    /// With [`Disconnect::Cancel`], a handler whose client goes away, or which a timeout above the
+    /// layer ends, is dropped and not recorded: the repeated request is handled again.
+    ///
     /// ```
     /// # use redlock_core::Redlock;
     /// # use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};

@@ -206,26 +206,29 @@ impl<S, T: RecordStore> Recording<S, T> {
         if let Some(answer) = answered(&*store, &settings, &id, fingerprint).await {
             return Ok(answer);
         }
-        let handled = AssertUnwindSafe(async { inner.call(request).await });
-        let outcome = handled.catch_unwind().await;
-        let response = match outcome {
-            Ok(Ok(response)) => response,
+        let handled = AssertUnwindSafe(async {
+            let (parts, body) = inner.call(request).await?.into_parts();
+            let mut body = BufferedBody::unread(body);
+            let recorded = settings.is_recorded(&parts);
+            let (max, wait) = (settings.max_response_body, settings.max_response_wait);
+            let broken = recorded && body.read_for(max, wait).await.is_err();
+            Ok((parts, body, recorded, broken))
+        });
+        let (mut parts, mut body, recorded, broken) = match handled.catch_unwind().await {
+            Ok(Ok(handled)) => handled,
             failed => {
+                // Part of the work may be done.
                 let record = settings.record_of_failure(fingerprint);
                 save(&*store, &id, record, scope).await;
                 return match failed {
-                    Ok(handled) => handled.map(|response| response.map(BufferedBody::unread)),
+                    Ok(failed) => failed.map(|(parts, body, ..)| Response::from_parts(parts, body)),
                     Err(panic) => resume_unwind(panic),
                 };
             }
         };
-        let (mut parts, body) = response.into_parts();
-        let mut body = BufferedBody::unread(body);
-        if !settings.is_recorded(&parts) {
+        if !recorded {
             return Ok(Response::from_parts(parts, body));
         }
-        let (max, wait) = (settings.max_response_body, settings.max_response_wait);
-        let broken = body.read_for(max, wait).await.is_err();
         let kept = if broken { None } else { body.as_whole() };
         let record = settings.record(fingerprint, &parts, kept);
         record.publish_expiry(&mut parts.headers);

@@ -13,6 +13,7 @@ use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::support::text;
 use crate::{Store, is_replayed, keyed, once, send};
@@ -105,5 +106,14 @@ async fn an_answer_that_breaks_off_is_not_kept_and_not_tried_again() {
     for _ in 0..2 {
         assert_eq!(send(&app, keyed("k"), "").await.status(), StatusCode::GONE);
     }
+    assert_eq!(done.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn an_answer_whose_body_panics_is_not_tried_again() {
+    let (app, done) = app(10, || stream::once(async { panic!("this panic is part of the test") }));
+    let app = app.layer(CatchPanicLayer::new());
+    assert_eq!(send(&app, keyed("k"), "").await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(send(&app, keyed("k"), "").await.status(), StatusCode::GONE);
     assert_eq!(done.load(Ordering::SeqCst), 1);
 }

@@ -107,3 +107,20 @@ async fn credentials_in_an_answer_are_sent_once_and_never_recorded() {
         assert!(!again.headers().contains_key(name), "{name}");
     }
 }
+
+#[tokio::test]
+async fn credentials_reach_no_store_and_leave_none() {
+    let handler = || async { [("x-csrf-token", "secret"), ("location", "/7")] };
+    let store = Store::default();
+    let app = |layer| Router::new().route("/", any(handler)).layer(layer);
+    // As an earlier version of the service recorded them.
+    send(&app(once(&store).unrecorded_headers([])), keyed("k"), "").await;
+    let careless = app(once(&store).unrecorded_headers([]));
+    assert!(send(&careless, keyed("k"), "").await.headers().contains_key("x-csrf-token"));
+    let careful = app(once(&store));
+    assert!(!send(&careful, keyed("k"), "").await.headers().contains_key("x-csrf-token"));
+    send(&careful, keyed("other"), "").await;
+    let recorded = send(&careless, keyed("other"), "").await;
+    assert!(is_replayed(&recorded) && recorded.headers().contains_key("location"));
+    assert!(!recorded.headers().contains_key("x-csrf-token"));
+}
