@@ -97,10 +97,7 @@ impl<B: Body> BufferedBody<B> {
     }
 }
 
-impl<B: Body> Body for BufferedBody<B>
-where
-    B::Data: Buf,
-{
+impl<B: Body> Body for BufferedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -127,7 +124,8 @@ where
 
     fn size_hint(&self) -> SizeHint {
         let read = self.len();
-        let rest = self.rest.as_ref().map_or(SizeHint::with_exact(0), |rest| rest.size_hint());
+        let rest =
+            self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), |rest| rest.size_hint());
         let mut hint = SizeHint::new();
         hint.set_lower(read.saturating_add(rest.lower()));
         // With an exact length, HTTP/1 sends `Content-Length` and drops the trailers.
