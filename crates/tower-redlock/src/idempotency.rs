@@ -1,14 +1,28 @@
 //! Requests that are carried out once, however often they are sent: the `Idempotency-Key`.
 //!
 //! ```
-//! use axum::{Router, routing::post};
+//! use axum::{Router, body::Body, routing::post};
+//! use http::{Request, StatusCode};
 //! use redlock_core::Redlock;
+//! use tower::ServiceExt;
 //! use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};
 //!
-//! # async fn pay() {}
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn pay() -> StatusCode { StatusCode::CREATED }
 //! // Redlock::new(Config::servers(["redis://a", "redis://b", "redis://c"]).build()?)
 //! let once = IdempotencyLayer::new(Redlock::in_memory(), MemoryRecords::new());
 //! let app: Router = Router::new().route("/payments", post(pay).layer(once));
+//!
+//! let request = || {
+//!     let request = Request::post("/payments").header("authorization", "Bearer alice's token");
+//!     request.header("idempotency-key", "order-1").body(Body::empty())
+//! };
+//! let first = app.clone().oneshot(request()?).await?;
+//! let again = app.oneshot(request()?).await?;
+//! assert_eq!((first.status(), again.status()), (StatusCode::CREATED, StatusCode::CREATED));
+//! assert_eq!(again.headers()["idempotent-replayed"], "true");
+//! # Ok(()) }
 //! ```
 //!
 //! The first request with a key takes the lock of that key, is carried out, and what was answered

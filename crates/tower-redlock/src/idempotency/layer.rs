@@ -26,17 +26,26 @@ use crate::settings::Disconnect;
 /// ```
 /// use std::time::Duration;
 ///
-/// use axum::{Router, routing::post};
-/// use http::request::Parts;
+/// use axum::{Router, body::Body, routing::post};
+/// use http::{Request, StatusCode, request::Parts};
 /// use redlock_core::Redlock;
+/// use tower::ServiceExt;
 /// use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};
 ///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # async fn pay() {}
 /// # #[derive(Clone)] struct Tenant(String);
 /// let once = IdempotencyLayer::new(Redlock::in_memory(), MemoryRecords::new())
 ///     .tenant(|parts: &Parts| parts.extensions.get::<Tenant>().map(|tenant| tenant.0.clone()))
 ///     .keep_for(Duration::from_secs(48 * 60 * 60));
 /// let app: Router = Router::new().route("/payments", post(pay).layer(once));
+///
+/// let request = Request::post("/payments").header("idempotency-key", "order-1");
+/// let answer = app.oneshot(request.extension(Tenant("acme".into())).body(Body::empty())?).await?;
+/// assert_eq!(answer.status(), StatusCode::OK);
+/// assert!(answer.headers().contains_key("idempotency-expires-in"));
+/// # Ok(()) }
 /// ```
 ///
 /// | setting | default |
@@ -106,6 +115,8 @@ impl<T> IdempotencyLayer<T> {
     /// use tower::ServiceExt;
     /// use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};
     ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # async fn pay() {}
     /// #[derive(Clone)]
     /// struct SignedIn(String); // put into the extensions by a layer above
@@ -117,8 +128,6 @@ impl<T> IdempotencyLayer<T> {
     ///     });
     /// let app: Router = Router::new().route("/payments", post(pay)).layer(once);
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let send = |request: http::request::Builder| {
     /// #     app.clone().oneshot(request.header("idempotency-key", "1").body(Body::empty()).unwrap())
     /// # };
@@ -204,6 +213,8 @@ impl<T> IdempotencyLayer<T> {
     /// use redlock_core::Redlock;
     /// use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};
     ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// #[derive(Clone)]
     /// struct TryAgain;
     ///
@@ -217,8 +228,6 @@ impl<T> IdempotencyLayer<T> {
     /// # use axum::{Router, body::Body, routing::post};
     /// # use http::Request;
     /// # use tower::ServiceExt;
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let app = Router::new().route("/", post(pay)).layer(layer);
     /// # for _ in 0..2 {
     /// #     let request = Request::post("/").header("idempotency-key", "1");
@@ -258,6 +267,8 @@ impl<T> IdempotencyLayer<T> {
     /// use tower::ServiceExt;
     /// use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};
     ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # async fn pay() {}
     /// let json = |_: &Parts, body: &Bytes| match serde_json::from_slice(body) {
     ///     Ok(serde_json::Value::Object(fields)) => {
@@ -270,8 +281,6 @@ impl<T> IdempotencyLayer<T> {
     /// let once = IdempotencyLayer::new(Redlock::in_memory(), MemoryRecords::new()).fingerprint(json);
     /// let app: Router = Router::new().route("/payments", post(pay)).layer(once);
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let send = |body: &'static str| {
     ///     let request = Request::post("/payments").header("idempotency-key", "1");
     ///     app.clone().oneshot(request.body(Body::from(body)).unwrap())
