@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::Path;
 use axum::response::Response;
 use axum::routing::any;
 use http::{Request, StatusCode};
-use redlock_core::Redlock;
+use redlock_core::{Key, Redlock};
 use tower::{Layer, ServiceExt};
 use tower_http::timeout::TimeoutLayer;
 use tower_redlock::fencing::MemoryFences;
-use tower_redlock::{FenceLayer, LockScope, RedlockLayer, Rejection};
+use tower_redlock::{FenceLayer, LockResource, LockScope, Locked, RedlockLayer, Rejection};
 
 use crate::support::{problem, text};
 use crate::{Store, Work, is_replayed, keyed, once, send};
@@ -65,6 +66,37 @@ async fn a_lock_that_a_handler_does_not_get_is_not_recorded() {
         assert_eq!((answer.status(), is_replayed(&answer)), (StatusCode::CREATED, false));
         assert!(is_replayed(&send(&app, keyed("k"), "").await));
     }
+}
+
+#[derive(serde::Deserialize)]
+struct Account(String);
+
+impl LockResource for Account {
+    fn lock_key(&self) -> Key {
+        Key::hashed(&self.0)
+    }
+}
+
+#[tokio::test]
+async fn a_locked_argument_that_is_contended_or_has_no_lock_service_is_not_recorded() {
+    let handler = |_: Locked<Path<Account>>| async { StatusCode::CREATED };
+    let store = Store::default();
+    let app = |redlock| {
+        let scope = RedlockLayer::scope_only(redlock);
+        Router::new().route("/{account}", any(handler)).layer(scope).layer(once(&store))
+    };
+    let request = || Request::post("/alice").header("idempotency-key", "k");
+    let closed = Redlock::in_memory();
+    closed.close(Duration::ZERO).await;
+    let redlock = Redlock::in_memory();
+    let held = redlock.lock("alice").await.unwrap();
+    for (app, refused) in [(app(closed), 503), (app(redlock.clone()), 423)] {
+        let answer = send(&app, request(), "").await;
+        assert_eq!((answer.status().as_u16(), is_replayed(&answer)), (refused, false));
+    }
+    held.release().await;
+    let answer = send(&app(redlock), request(), "").await;
+    assert_eq!((answer.status(), is_replayed(&answer)), (StatusCode::CREATED, false));
 }
 
 #[tokio::test]
