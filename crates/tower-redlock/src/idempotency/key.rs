@@ -19,8 +19,8 @@ pub const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 const MAX_LEN: usize = 255;
 
 /// Names a request: a hash of the caller, the method, the path and the `Idempotency-Key`. The key
-/// can't be read from it. A caller is a [tenant](super::IdempotencyLayer::tenant), or whoever has
-/// the same credentials.
+/// can't be read from it. A caller is a [tenant](super::IdempotencyLayer::tenant), or all
+/// requests with the same credentials.
 ///
 /// It is among the extensions of a request, for a handler to pass on to whoever does the work: a
 /// provider that gets the same key again does it once.

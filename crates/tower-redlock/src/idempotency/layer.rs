@@ -251,8 +251,8 @@ impl<T> IdempotencyLayer<T> {
         self.set(|settings| settings.fingerprint_headers = headers)
     }
 
-    /// What a request asks for, in the eyes of the service. A key that comes with another return
-    /// value of this function is answered with 422. Default: the query and the bytes of the body,
+    /// Sets the function that tells whether two requests are the same. A key that comes with
+    /// another return value of this function is answered with 422. Default: the query and the bytes of the body,
     /// of a multipart body without its boundary. The method, the path and
     /// [`fingerprint_headers`](Self::fingerprint_headers) count in any case.
     ///

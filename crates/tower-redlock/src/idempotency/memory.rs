@@ -24,7 +24,8 @@ use super::record::{Record, RecordStore, Saved};
 /// that takes up the most space is removed, so that no caller evicts the records of one that takes
 /// up less. A request whose record was removed is handled again if it is repeated.
 ///
-/// A caller is a [tenant](super::IdempotencyLayer::tenant), or whoever has the same credentials.
+/// A caller is a [tenant](super::IdempotencyLayer::tenant), or all requests
+/// with the same credentials.
 ///
 /// ```
 /// use redlock_core::Redlock;
@@ -64,7 +65,7 @@ struct Share {
     records: BTreeMap<u64, RecordId>,
 }
 
-/// What a record takes up besides its headers and its body, about.
+/// The space of a record besides its headers and its body, about.
 const OVERHEAD: usize = 512;
 
 impl MemoryRecords {
@@ -88,7 +89,7 @@ impl MemoryRecords {
         Self { max_bytes: bytes.max(OVERHEAD), ..self }
     }
 
-    /// What one record costs at least: both bounds are one bound on the sum of all costs.
+    /// The least cost of a record. It makes both bounds one bound on the sum of all costs.
     fn min_cost(&self) -> usize {
         self.max_bytes.div_ceil(self.max_records).max(1)
     }

@@ -47,7 +47,7 @@ static CREDENTIALS: [HeaderName; 16] = [
     HeaderName::from_static("x-api-key"),
 ];
 
-/// What a request asks for, where the service compares requests itself.
+/// The payload of a request, where the service compares requests itself.
 pub(super) type Payload = Arc<dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync>;
 
 #[derive(Clone)]

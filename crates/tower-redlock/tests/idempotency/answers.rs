@@ -9,10 +9,13 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::response::Response;
 use axum::routing::any;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use http::{HeaderMap, StatusCode};
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt, Empty, StreamBody};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpListener, TcpStream};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::support::text;
@@ -116,4 +119,41 @@ async fn an_answer_whose_body_panics_is_not_tried_again() {
     assert_eq!(send(&app, keyed("k"), "").await.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(send(&app, keyed("k"), "").await.status(), StatusCode::GONE);
     assert_eq!(done.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn trailers_of_a_recorded_answer_are_sent_over_http_1_and_http_2() {
+    let handler = || async {
+        let frames = stream::iter([data("data"), trailers()]);
+        ([("trailer", "grpc-status")], Body::new(StreamBody::new(frames)))
+    };
+    let app = Router::new().route("/", any(handler)).layer(once(&Store::default()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move { axum::serve(listener, app).await });
+    let connect = async || TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let (mut one, connection) = http1::handshake(connect().await).await.unwrap();
+    let connections = [tokio::spawn(connection.map(drop))];
+    let (mut two, connection) =
+        http2::handshake(TokioExecutor::new(), connect().await).await.unwrap();
+    let connections = connections.into_iter().chain([tokio::spawn(connection.map(drop))]);
+    for round in 0..4 {
+        let request = http::Request::post(format!("http://{address}/"))
+            .header("host", "localhost")
+            .header("te", "trailers")
+            .header("idempotency-key", "k")
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        let answer = match round % 2 {
+            0 => one.send_request(request).await.unwrap(),
+            _ => two.send_request(request).await.unwrap(),
+        };
+        assert_eq!(answer.headers().contains_key("idempotent-replayed"), round > 0);
+        let read = answer.into_body().collect().await.unwrap();
+        let status = read.trailers().map(|trailers| trailers["grpc-status"].clone());
+        assert_eq!(status.as_ref().map(|status| status.as_bytes()), Some(&b"0"[..]), "{round}");
+        assert_eq!(read.to_bytes(), "data");
+    }
+    connections.for_each(|connection| connection.abort());
+    server.abort();
 }

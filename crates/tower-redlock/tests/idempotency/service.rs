@@ -1,4 +1,4 @@
-//! What the layer does with the service below, with its lock and with a store that fails.
+//! The layer with the service below, with its lock and with a store that fails.
 
 use std::convert::Infallible;
 use std::error::Error;

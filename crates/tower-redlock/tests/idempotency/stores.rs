@@ -1,4 +1,4 @@
-//! What every store has to do, and what each of them does by itself.
+//! The duties of every store, and those of each of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tower_redlock::idempotency::{
 
 use crate::{SOON, Store, Work, is_replayed, keyed, once, send};
 
-/// What every store has to do; it gets ids of its own.
+/// The duties of every store; it gets ids of its own.
 async fn never_replaces_what_was_saved_since(
     store: &impl RecordStore,
     id: RecordId,
