@@ -117,7 +117,7 @@ async fn a_server_that_refuses_the_release_of_one_key_locks_other_keys() {
         let fleet = Fleet::start(3).await;
         let redlock = connected(&fleet.urls(), safety).await;
         let guard = locked(&redlock, &fleet, "order:1").await;
-        let rights = ["resetkeys", "~redlock:*", "~order:2"];
+        let rights = ["resetkeys", "~{redlock}:*", "~order:2"];
         tell(&fleet[1], &[&["ACL", "SETUSER", "default"], &rights[..]].concat()).await;
         assert_eq!(guard.release().await, Released::Released);
         eventually(SOON, "two servers to be free", async || fleet.total_keys().await == 1).await;

@@ -4,6 +4,7 @@ CREATE TABLE IF NOT EXISTS idempotency_records (
     status BIGINT NOT NULL,
     headers BYTEA NOT NULL,
     body BYTEA NOT NULL,
+    trailers BYTEA NOT NULL,
     kept BIGINT NOT NULL,
     token BIGINT NOT NULL,
     expires_at BIGINT NOT NULL

@@ -4,6 +4,7 @@ CREATE TABLE IF NOT EXISTS idempotency_records (
     status INTEGER NOT NULL,
     headers BLOB NOT NULL,
     body BLOB NOT NULL,
+    trailers BLOB NOT NULL,
     kept INTEGER NOT NULL,
     token INTEGER NOT NULL,
     expires_at INTEGER NOT NULL

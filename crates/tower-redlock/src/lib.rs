@@ -124,7 +124,9 @@
 //! The request must have an `Idempotency-Key` of 1 to 255 visible ASCII characters.
 //!
 //! ## idempotency-key-reused
-//! The same `Idempotency-Key` came with another method, path, query or body. Nothing was done.
+//! The same `Idempotency-Key` came with another query or body before, and that request was handled.
+//! Nothing was done for this one. A client that means to repeat a request has to send the same
+//! query and body; with another key the work would be done twice.
 //!
 //! ## bad-body
 //! The body is larger than the service takes, took too long, or the client stopped in its middle.
@@ -134,8 +136,8 @@
 //! Whether the request was carried out before could not be found out. Nothing was done.
 //!
 //! ## answer-not-kept
-//! The request was carried out before. What was answered then was too large to be kept; its status
-//! is in the `detail`.
+//! The request was handled before. The answer was too large to be kept, or the handler ended
+//! without one; the status is in the `detail`.
 //!
 //! # Testing
 //!

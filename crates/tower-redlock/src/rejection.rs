@@ -130,6 +130,11 @@ pub struct Rejection {
 /// [`RedlockLayer::on_rejection`]: crate::RedlockLayer::on_rejection
 pub(crate) type Render = Arc<dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync>;
 
+/// Marks the response of a request that was refused before anything was done for it. It is an
+/// extension of the response, so that no response of a handler is taken for a refusal.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NothingDone;
+
 /// For how long to stay away when nothing better is known.
 const A_MOMENT: Duration = Duration::from_secs(1);
 
@@ -190,15 +195,23 @@ impl Rejection {
             headers.insert(RETRY_AFTER, millis.div_ceil(1000).max(1).into());
         }
         *response.body_mut() = body.to_string().into();
-        response
+        self.marked(response)
     }
 
     /// The response: the default one, unless the layer was given another.
     pub(crate) fn into_bytes(mut self) -> Response<Bytes> {
         match self.render.take() {
-            Some(render) => render(&self),
+            Some(render) => self.marked(render(&self)),
             None => self.to_problem(),
         }
+    }
+
+    fn marked(&self, mut response: Response<Bytes>) -> Response<Bytes> {
+        // A lock is lost while a handler runs, and a response that was not kept had one.
+        if !matches!(self.kind, RejectionKind::Lost | RejectionKind::AnswerNotKept) {
+            response.extensions_mut().insert(NothingDone);
+        }
+        response
     }
 
     pub(crate) fn rendered_by(mut self, render: Option<&Render>) -> Self {
@@ -261,7 +274,8 @@ impl Rejection {
     }
 
     pub(crate) fn key_reused() -> Self {
-        let detail = "this Idempotency-Key was used for another request: send a new one";
+        let detail = "another request with this Idempotency-Key was handled before. To repeat it, send exactly \
+                      the same request. Send another key only if this request is meant in addition";
         Self::new(RejectionKind::KeyReused, StatusCode::UNPROCESSABLE_ENTITY, detail)
     }
 
@@ -291,7 +305,7 @@ impl Rejection {
 
     pub(crate) fn answer_not_kept(status: StatusCode) -> Self {
         let detail = format!(
-            "the request was carried out and answered with {}; the answer was not kept",
+            "the request was handled before, with status {}; the answer was not kept",
             status.as_u16()
         );
         Self::new(RejectionKind::AnswerNotKept, StatusCode::GONE, detail)

@@ -154,7 +154,7 @@ impl Clone for Strict {
     }
 }
 
-impl Service<Request<Body>> for Strict {
+impl<B> Service<Request<B>> for Strict {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
@@ -169,7 +169,7 @@ impl Service<Request<Body>> for Strict {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<Body>) -> Self::Future {
+    fn call(&mut self, _: Request<B>) -> Self::Future {
         assert!(std::mem::take(&mut self.is_ready), "called without being ready");
         std::future::ready(Ok(Response::new(Body::empty())))
     }

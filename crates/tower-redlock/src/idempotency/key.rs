@@ -2,11 +2,14 @@
 
 use std::fmt;
 
+use http::HeaderName;
+use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue};
 use redlock_core::Key;
 use sha2::{Digest, Sha256};
 
+use super::caller::Caller;
+use super::multipart;
 use crate::key::{KeyRejection, normalized_path};
 
 /// The header that carries the key of a request: `Idempotency-Key: "8e03978e-40d5-43dd-bc93-6894a57f9324"`.
@@ -15,8 +18,9 @@ pub const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// The longest key that is taken.
 const MAX_LEN: usize = 255;
 
-/// Names what a tenant asked for with one key: a hash of the tenant, the method, the path and the
-/// `Idempotency-Key`. Nobody can tell the key from it.
+/// Names a request: a hash of the caller, the method, the path and the `Idempotency-Key`. The key
+/// can't be read from it. A caller is a [tenant](super::IdempotencyLayer::tenant), or all
+/// requests with the same credentials.
 ///
 /// It is among the extensions of a request, for a handler to pass on to whoever does the work: a
 /// provider that gets the same key again does it once.
@@ -33,13 +37,23 @@ const MAX_LEN: usize = 255;
 /// }
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RecordId([u8; 32]);
+pub struct RecordId {
+    hash: [u8; 32],
+    /// Never shown: it is the same for all requests of a caller.
+    caller: u64,
+}
 
 impl RecordId {
-    pub(super) fn new(parts: &Parts, tenant: Option<&Key>, key: &str) -> Self {
-        let tenant = tenant.map_or(&b""[..], |tenant| tenant.as_bytes());
-        let (method, path) = (parts.method.as_str(), normalized_path(parts));
-        Self(hash([b"record", tenant, method.as_bytes(), path.as_bytes(), key.as_bytes()]))
+    pub(super) fn new(parts: &Parts, caller: Caller, key: &str) -> Self {
+        let method = parts.method.as_str().as_bytes();
+        let path = normalized_path(parts);
+        let hash = hash([b"record", caller.as_bytes(), method, path.as_bytes(), key.as_bytes()]);
+        Self { hash, caller: caller.group() }
+    }
+
+    /// The same for all records of a caller, and for few others.
+    pub(super) fn caller(&self) -> u64 {
+        self.caller
     }
 
     /// What is locked while a request with this id runs.
@@ -51,27 +65,52 @@ impl RecordId {
 /// 64 hexadecimal digits.
 impl fmt::Display for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
 impl fmt::Debug for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RecordId({:02x}{:02x}…)", self.0[0], self.0[1])
+        write!(f, "RecordId({:02x}{:02x}…)", self.hash[0], self.hash[1])
     }
 }
 
 /// What was asked for: a hash of the method, the path, the query, some headers and the body.
+/// The boundary of a multipart body does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
     pub(super) fn of(parts: &Parts, headers: &[HeaderName], body: &[u8]) -> Self {
         let query = parts.uri.query().unwrap_or_default().as_bytes();
+        match multipart::parts(&parts.headers, body) {
+            Some(pieces) => Self::with(parts, headers, b"multipart", query, &hash(pieces)),
+            None => Self::with(parts, headers, b"request", query, body),
+        }
+    }
+
+    /// Of a payload that the service has made from the query and the body.
+    pub(super) fn given(parts: &Parts, headers: &[HeaderName], payload: &[u8]) -> Self {
+        Self::with(parts, headers, b"given", b"", payload)
+    }
+
+    fn with(
+        parts: &Parts,
+        headers: &[HeaderName],
+        kind: &[u8],
+        query: &[u8],
+        payload: &[u8],
+    ) -> Self {
         let path = normalized_path(parts);
-        let asked = [b"request", parts.method.as_str().as_bytes(), path.as_bytes(), query, body];
+        let asked = [kind, parts.method.as_str().as_bytes(), path.as_bytes(), query, payload];
         let headers = headers.iter().flat_map(|name| {
-            let values = parts.headers.get_all(name).iter().map(HeaderValue::as_bytes);
+            let values = parts.headers.get_all(name).iter().map(|value| match value.as_bytes() {
+                // The boundary is a parameter of the type.
+                value if kind == b"multipart" && *name == CONTENT_TYPE => {
+                    value.split(|byte| *byte == b';').next().unwrap_or_default()
+                }
+                value => value,
+            });
             std::iter::once(name.as_str().as_bytes()).chain(values)
         });
         Self(hash(asked.into_iter().chain(headers)))
@@ -91,7 +130,7 @@ impl Fingerprint {
 }
 
 /// Each part with its length: what one ends with is never the beginning of the next.
-fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+pub(super) fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_be_bytes());
@@ -156,8 +195,9 @@ fn unquoted(value: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
+    use http::{HeaderValue, Request};
 
+    use super::super::caller::Callers;
     use super::*;
 
     fn parts(request: http::request::Builder) -> Parts {
@@ -194,11 +234,11 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_of_one_tenant_method_path_and_key() {
-        let id = |method: &str, path: &str, tenant: &str, key: &str| {
-            let tenant = (!tenant.is_empty()).then(|| Key::hashed(tenant));
-            let parts = parts(Request::builder().method(method).uri(path));
-            RecordId::new(&parts, tenant.as_ref(), key)
+    fn an_id_is_of_one_caller_method_path_and_key() {
+        let id = |method: &str, path: &str, caller: &str, key: &str| {
+            let request = Request::builder().method(method).uri(path);
+            let parts = parts(request.header(http::header::AUTHORIZATION, caller));
+            RecordId::new(&parts, Callers::Credentials.caller(&parts).unwrap(), key)
         };
         let one = id("POST", "/a", "t", "k");
         assert_eq!(one, id("POST", "/a?page=2", "t", "k"), "the query is what is asked for");
@@ -212,10 +252,12 @@ mod tests {
             id("POST", "/at", "", "k"),
             id("POST", "/a", "tk", ""),
         ] {
-            assert_ne!(one, other);
+            assert_ne!(one.hash, other.hash);
         }
         assert_eq!(one.to_string().len(), 64);
         assert!(format!("{one:?}").len() < 24);
+        assert_eq!(one.caller(), id("PATCH", "/b", "t", "l").caller());
+        assert_ne!(one.caller(), id("POST", "/a", "u", "k").caller());
     }
 
     #[test]

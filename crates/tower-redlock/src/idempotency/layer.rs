@@ -10,14 +10,15 @@ use http::{HeaderName, Method, Response, StatusCode};
 use redlock_core::Redlock;
 use tower_layer::Layer;
 
-use super::key::{self, Fingerprint, RecordId};
-use super::record::{Record, RecordStore, unix_seconds};
+use super::caller::Callers;
+use super::key::RecordId;
+use super::record::RecordStore;
 use super::service::{IdempotencyService, Recording};
+use super::settings::{Payload, Settings};
 use crate::detached::Detached;
 use crate::key::{IntoResourceKey, KeyFn};
 use crate::layer::RedlockLayer;
-use crate::outage::Outage;
-use crate::rejection::{Rejection, RejectionKind, Render};
+use crate::rejection::{Rejection, Render};
 use crate::settings::Disconnect;
 
 /// Carries out a request with an `Idempotency-Key` once, and answers it again when it is repeated.
@@ -25,30 +26,43 @@ use crate::settings::Disconnect;
 /// ```
 /// use std::time::Duration;
 ///
-/// use axum::{Router, routing::post};
-/// use http::request::Parts;
+/// use axum::{Router, body::Body, routing::post};
+/// use http::{Request, StatusCode, request::Parts};
 /// use redlock_core::Redlock;
+/// use tower::ServiceExt;
 /// use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};
 ///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # async fn pay() {}
 /// # #[derive(Clone)] struct Tenant(String);
 /// let once = IdempotencyLayer::new(Redlock::in_memory(), MemoryRecords::new())
 ///     .tenant(|parts: &Parts| parts.extensions.get::<Tenant>().map(|tenant| tenant.0.clone()))
 ///     .keep_for(Duration::from_secs(48 * 60 * 60));
 /// let app: Router = Router::new().route("/payments", post(pay).layer(once));
+///
+/// let request = Request::post("/payments").header("idempotency-key", "order-1");
+/// let answer = app.oneshot(request.extension(Tenant("acme".into())).body(Body::empty())?).await?;
+/// assert_eq!(answer.status(), StatusCode::OK);
+/// assert!(answer.headers().contains_key("idempotency-expires-in"));
+/// # Ok(()) }
 /// ```
 ///
 /// | setting | default |
 /// |---|---|
-/// | [`tenant`](Self::tenant) | none: all clients share their keys |
+/// | [`tenant`](Self::tenant) | none: the `Authorization` header names the caller |
+/// | [`shared_between_callers`](Self::shared_between_callers) | not shared |
 /// | [`methods`](Self::methods) | `POST` and `PATCH` |
 /// | [`optional`](Self::optional) | a request without a key is answered with 400 |
 /// | [`in_progress`](Self::in_progress) | 423 |
 /// | [`keep_for`](Self::keep_for) | 24 hours |
-/// | [`record_if`](Self::record_if) | see there |
+/// | [`record_if`](Self::record_if) | every answer but refusals of a lock and of the layer |
+/// | [`unrecorded_headers`](Self::unrecorded_headers) | [`CREDENTIAL_HEADERS`](super::CREDENTIAL_HEADERS) |
 /// | [`fingerprint_headers`](Self::fingerprint_headers) | none |
+/// | [`fingerprint`](Self::fingerprint) | query and body; multipart without its boundary |
 /// | [`max_request_body`](Self::max_request_body) | 2 MiB |
 /// | [`max_response_body`](Self::max_response_body) | 1 MiB |
+/// | [`max_response_wait`](Self::max_response_wait) | 1 second |
 /// | [`lock`](Self::lock) | as [`RedlockLayer`], with [`Disconnect::Detach`] |
 /// | [`on_rejection`](Self::on_rejection) | problem+json |
 ///
@@ -60,41 +74,13 @@ pub struct IdempotencyLayer<T> {
     store: Arc<T>,
 }
 
-#[derive(Clone)]
-pub(super) struct Settings {
-    tenant: KeyFn,
-    methods: Arc<[Method]>,
-    optional: bool,
-    in_progress: StatusCode,
-    keep_for: Duration,
-    record_if: Arc<dyn Fn(StatusCode) -> bool + Send + Sync>,
-    fingerprint_headers: Arc<[HeaderName]>,
-    pub(super) max_request_body: usize,
-    pub(super) max_response_body: usize,
-    render: Option<Render>,
-    pub(super) outage: Outage,
-}
-
 impl<T: RecordStore> IdempotencyLayer<T> {
     /// Locks by this service, and keeps records in this store.
     pub fn new(redlock: impl Into<Redlock>, store: T) -> Self {
         let id = |parts: &Parts| parts.extensions.get().map(RecordId::lock_key);
-        let settings = Settings {
-            tenant: Arc::new(|_| Ok(None)),
-            methods: [Method::POST, Method::PATCH].into(),
-            optional: false,
-            in_progress: StatusCode::LOCKED,
-            keep_for: Duration::from_secs(24 * 60 * 60),
-            record_if: Arc::new(is_outcome),
-            fingerprint_headers: [].into(),
-            max_request_body: 2 * 1024 * 1024,
-            max_response_body: 1024 * 1024,
-            render: None,
-            outage: Outage::default(),
-        };
         Self {
             lock: RedlockLayer::new(redlock, id).on_disconnect(Disconnect::Detach),
-            settings: Arc::new(settings),
+            settings: Arc::default(),
             store: Arc::new(store),
         }
     }
@@ -106,16 +92,85 @@ impl<T> IdempotencyLayer<T> {
         self
     }
 
-    /// Whose request it is: two tenants may choose the same key. Take it from what authenticated
-    /// the request, not from what the client says. It returns what a key function of
-    /// [`RedlockLayer::new`] does; an error is the answer.
+    /// Names the tenant of a request. Two tenants may choose the same key, and none of them gets the
+    /// answer of the other. Take the tenant from what authenticated the request, not from what the
+    /// client says. The function returns what a key function of [`RedlockLayer::new`] does; an error
+    /// is the answer. Default, also for requests whose tenant is `None`: requests with the same
+    /// `Authorization` header have the same caller.
+    ///
+    /// Name the tenant:
+    ///
+    /// - if sessions are kept in cookies. Cookies do not count by default, because they change
+    ///   between a request and its repetition: all callers without an `Authorization` header share
+    ///   their keys.
+    /// - if tokens are short-lived. A request that is repeated with a new token is another caller's
+    ///   request, and is handled again.
+    /// - if passwords are sent (`Basic`). The [`RecordId`] has a hash of the header in it, and a weak
+    ///   password can be guessed from a hash.
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, routing::post};
+    /// use http::{Request, StatusCode, request::Parts};
+    /// use redlock_core::Redlock;
+    /// use tower::ServiceExt;
+    /// use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn pay() {}
+    /// #[derive(Clone)]
+    /// struct SignedIn(String); // put into the extensions by a layer above
+    ///
+    /// let once = IdempotencyLayer::new(Redlock::in_memory(), MemoryRecords::new())
+    ///     .tenant(|parts: &Parts| match parts.extensions.get::<SignedIn>() {
+    ///         Some(SignedIn(account)) => Ok(account.clone()),
+    ///         None => Err((StatusCode::UNAUTHORIZED, "sign in first")),
+    ///     });
+    /// let app: Router = Router::new().route("/payments", post(pay)).layer(once);
+    ///
+    /// # let send = |request: http::request::Builder| {
+    /// #     app.clone().oneshot(request.header("idempotency-key", "1").body(Body::empty()).unwrap())
+    /// # };
+    /// let answer = send(Request::post("/payments")).await?;
+    /// assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    /// let answer = send(Request::post("/payments").extension(SignedIn("alice".into()))).await?;
+    /// assert_eq!(answer.status(), StatusCode::OK);
+    /// # Ok(()) }
+    /// ```
     pub fn tenant<F, R>(self, tenant: F) -> Self
     where
         F: Fn(&Parts) -> R + Send + Sync + 'static,
         R: IntoResourceKey,
     {
         let tenant: KeyFn = Arc::new(move |parts| tenant(parts).into_resource_key());
-        self.set(|settings| settings.tenant = tenant)
+        self.set(|settings| settings.callers = Callers::Tenants(tenant))
+    }
+
+    /// Gives a recorded answer to every caller that sends its key and its request, whatever its
+    /// credentials are: for services whose clients are one party, such as workers that share a
+    /// queue. Default: [by caller](Self::tenant).
+    pub fn shared_between_callers(self) -> Self {
+        self.set(|settings| settings.callers = Callers::Shared)
+    }
+
+    /// Headers and trailers that are not recorded: the client that is answered first gets them, and
+    /// a recorded answer is sent without them. Replaces the default, which is
+    /// [`CREDENTIAL_HEADERS`](super::CREDENTIAL_HEADERS):
+    ///
+    /// ```
+    /// use http::HeaderName;
+    /// use redlock_core::Redlock;
+    /// use tower_redlock::idempotency::{CREDENTIAL_HEADERS, IdempotencyLayer, MemoryRecords};
+    ///
+    /// let ours = HeaderName::from_static("x-upload-token");
+    /// IdempotencyLayer::new(Redlock::in_memory(), MemoryRecords::new())
+    ///     .unrecorded_headers(CREDENTIAL_HEADERS.iter().cloned().chain([ours]));
+    /// ```
+    ///
+    /// Headers of one connection, such as `Transfer-Encoding`, and `Date` are never recorded.
+    pub fn unrecorded_headers(self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
+        let headers = headers.into_iter().collect();
+        self.set(|settings| settings.unrecorded_headers = headers)
     }
 
     /// Only requests with these methods are looked at. Default: `POST` and `PATCH`, as others are
@@ -145,11 +200,49 @@ impl<T> IdempotencyLayer<T> {
         self.set(|settings| settings.keep_for = keep_for)
     }
 
-    /// Which answers of the handler are kept, by their status; the request is carried out again
-    /// after others. Default: all but those that say that nothing was done, or that trying again
-    /// helps: 400, 401, 403, 405, 406, 408, 411, 413, 414, 415, 421, 422, 423, 425, 428, 429, 431,
-    /// 502, 503 and 504. A 500 is kept: who knows what was done before.
-    pub fn record_if(self, record_if: impl Fn(StatusCode) -> bool + Send + Sync + 'static) -> Self {
+    /// Selects the answers that are recorded. After another answer a repeated request is handled
+    /// again. Default: all of them.
+    ///
+    /// An answer by which a lock, or this layer, refuses a request is never recorded, because
+    /// nothing was done. The layer recognizes it by a mark of its own and not by its status: a 503
+    /// of a handler, and a 504 of a timeout below the layer, are recorded like any answer.
+    ///
+    /// A status rarely tells whether anything was done. Let the handler tell it:
+    ///
+    /// ```
+    /// use axum::response::{Extension, IntoResponse, Response};
+    /// use http::StatusCode;
+    /// use redlock_core::Redlock;
+    /// use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// #[derive(Clone)]
+    /// struct TryAgain;
+    ///
+    /// async fn pay() -> Response {
+    ///     // the provider was not called yet
+    ///     (Extension(TryAgain), StatusCode::SERVICE_UNAVAILABLE).into_response()
+    /// }
+    ///
+    /// let layer = IdempotencyLayer::new(Redlock::in_memory(), MemoryRecords::new())
+    ///     .record_if(|answer| answer.extensions.get::<TryAgain>().is_none());
+    /// # use axum::{Router, body::Body, routing::post};
+    /// # use http::Request;
+    /// # use tower::ServiceExt;
+    /// # let app = Router::new().route("/", post(pay)).layer(layer);
+    /// # for _ in 0..2 {
+    /// #     let request = Request::post("/").header("idempotency-key", "1");
+    /// #     let answer = app.clone().oneshot(request.body(Body::empty())?).await?;
+    /// #     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    /// #     assert!(!answer.headers().contains_key("idempotent-replayed"));
+    /// # }
+    /// # Ok(()) }
+    /// ```
+    pub fn record_if<F>(self, record_if: F) -> Self
+    where
+        F: Fn(&http::response::Parts) -> bool + Send + Sync + 'static,
+    {
         self.set(|settings| settings.record_if = Arc::new(record_if))
     }
 
@@ -160,6 +253,55 @@ impl<T> IdempotencyLayer<T> {
         self.set(|settings| settings.fingerprint_headers = headers)
     }
 
+    /// Sets the function that tells whether two requests are the same. A key that comes with
+    /// another return value of this function is answered with 422. Default: the query and the bytes of the body,
+    /// of a multipart body without its boundary. The method, the path and
+    /// [`fingerprint_headers`](Self::fingerprint_headers) count in any case.
+    ///
+    /// For clients that build the body anew when they repeat a request, with another order of the
+    /// fields of a JSON object or another time stamp in a compressed body:
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, routing::post};
+    /// use bytes::Bytes;
+    /// use http::{Request, request::Parts};
+    /// use redlock_core::Redlock;
+    /// use tower::ServiceExt;
+    /// use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn pay() {}
+    /// let json = |_: &Parts, body: &Bytes| match serde_json::from_slice(body) {
+    ///     Ok(serde_json::Value::Object(fields)) => {
+    ///         let mut fields: Vec<_> = fields.into_iter().collect();
+    ///         fields.sort_by(|(one, _), (other, _)| one.cmp(other));
+    ///         format!("{fields:?}").into_bytes()
+    ///     }
+    ///     _ => body.to_vec(),
+    /// };
+    /// let once = IdempotencyLayer::new(Redlock::in_memory(), MemoryRecords::new()).fingerprint(json);
+    /// let app: Router = Router::new().route("/payments", post(pay)).layer(once);
+    ///
+    /// let send = |body: &'static str| {
+    ///     let request = Request::post("/payments").header("idempotency-key", "1");
+    ///     app.clone().oneshot(request.body(Body::from(body)).unwrap())
+    /// };
+    /// send(r#"{"to": "bob", "cents": 5}"#).await?;
+    /// let again = send(r#"{"cents":5,"to":"bob"}"#).await?;
+    /// assert_eq!(again.headers()["idempotent-replayed"], "true");
+    /// assert_eq!(send(r#"{"cents":6,"to":"bob"}"#).await?.status(), 422);
+    /// # Ok(()) }
+    /// ```
+    pub fn fingerprint<F, R>(self, payload: F) -> Self
+    where
+        F: Fn(&Parts, &Bytes) -> R + Send + Sync + 'static,
+        R: Into<Vec<u8>>,
+    {
+        let payload: Payload = Arc::new(move |parts, body| payload(parts, body).into());
+        self.set(|settings| settings.payload = Some(payload))
+    }
+
     /// How many bytes the body of a request may have: it is read before anything is locked, and
     /// kept in memory while the request is carried out. A larger one is answered with 413.
     /// Default: 2 MiB.
@@ -167,16 +309,27 @@ impl<T> IdempotencyLayer<T> {
         self.set(|settings| settings.max_request_body = bytes)
     }
 
-    /// How many bytes of an answer are kept. A larger one, and one that does not say how large it
-    /// is, is sent as it is, and only its status is kept: when the request is repeated, it is not
-    /// carried out again but answered with 410. Default: 1 MiB.
+    /// How many bytes of an answer are recorded. A larger one is sent as it is, and only its status
+    /// is recorded: when the request is repeated, it is not handled again but answered with 410.
+    /// Default: 1 MiB.
     pub fn max_response_body(self, bytes: usize) -> Self {
         self.set(|settings| settings.max_response_body = bytes)
+    }
+
+    /// For how long the layer waits for the end of an answer of unknown length, such as a stream,
+    /// before it sends the first byte. An answer that takes longer is sent as it comes, and only its
+    /// status is recorded, as of one that is too large. Zero: such an answer is sent at once and is
+    /// recorded only if it is there as a whole. Default: 1 second.
+    pub fn max_response_wait(self, wait: Duration) -> Self {
+        self.set(|settings| settings.max_response_wait = wait)
     }
 
     /// Changes how the lock is taken and held: its time to live, how long to wait, what happens
     /// when it is lost. Rejections are rendered by [`on_rejection`](Self::on_rejection) all the
     /// same.
+    ///
+    /// With [`Disconnect::Cancel`], a handler whose client goes away, or which a timeout above the
+    /// layer ends, is dropped and not recorded: the repeated request is handled again.
     ///
     /// ```
     /// # use redlock_core::Redlock;
@@ -206,80 +359,6 @@ impl<T> IdempotencyLayer<T> {
     #[must_use]
     pub fn detached(&self) -> Detached {
         self.lock.detached()
-    }
-}
-
-/// Whether a status says what came of a request, and not only that it was not let in.
-fn is_outcome(status: StatusCode) -> bool {
-    !matches!(
-        status.as_u16(),
-        400 | 401
-            | 403
-            | 405
-            | 406
-            | 408
-            | 411
-            | 413
-            | 414
-            | 415
-            | 421
-            | 422
-            | 423
-            | 425
-            | 428
-            | 429
-            | 431
-            | 502
-            | 503
-            | 504
-    )
-}
-
-impl Settings {
-    /// Who asks for what, if the request is to be carried out once.
-    pub(super) fn id(&self, parts: &Parts) -> Result<Option<RecordId>, Rejection> {
-        if !self.methods.contains(&parts.method) {
-            return Ok(None);
-        }
-        let key = key::key(parts).map_err(|error| Rejection::bad_idempotency_key(&error))?;
-        let Some(key) = key else {
-            let missing = "send an `Idempotency-Key`, of your choice, for this request".into();
-            return match self.optional {
-                true => Ok(None),
-                false => Err(Rejection::bad_idempotency_key(&missing)),
-            };
-        };
-        let tenant = (self.tenant)(parts)?;
-        Ok(Some(RecordId::new(parts, tenant.as_ref(), &key)))
-    }
-
-    pub(super) fn fingerprint(&self, parts: &Parts, body: &[u8]) -> Fingerprint {
-        Fingerprint::of(parts, &self.fingerprint_headers, body)
-    }
-
-    pub(super) fn is_recorded(&self, status: StatusCode) -> bool {
-        (self.record_if)(status)
-    }
-
-    pub(super) fn record(
-        &self,
-        fingerprint: Fingerprint,
-        response: &http::response::Parts,
-        body: Option<Bytes>,
-    ) -> Record {
-        let expires_at = unix_seconds(self.keep_for);
-        Record::new(fingerprint, response.status, response.headers.clone(), body, expires_at)
-    }
-
-    pub(super) fn refuse(&self, rejection: impl Into<Rejection>) -> Response<Bytes> {
-        self.render(rejection.into().logged(&self.outage))
-    }
-
-    fn render(&self, mut rejection: Rejection) -> Response<Bytes> {
-        if rejection.kind() == RejectionKind::Locked {
-            rejection = rejection.with_status(self.in_progress);
-        }
-        rejection.rendered_by(self.render.as_ref()).into_bytes()
     }
 }
 
@@ -313,11 +392,5 @@ impl<T: fmt::Debug> fmt::Debug for IdempotencyLayer<T> {
             .field("keep_for", &self.settings.keep_for)
             .field("store", &self.store)
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings").finish_non_exhaustive()
     }
 }

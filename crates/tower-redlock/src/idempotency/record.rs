@@ -1,42 +1,36 @@
 //! What is kept of a request that was carried out, and who keeps it.
 
 use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING};
-use http::header::{PROXY_AUTHENTICATE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, PROXY_AUTHENTICATE};
+use http::header::{TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use redlock_core::FencingToken;
 
 use super::key::{Fingerprint, RecordId};
 
 /// Belongs to one answer or one connection, and would be wrong in a later one.
-const NOT_KEPT: [HeaderName; 9] = [
-    CONNECTION,
-    CONTENT_LENGTH,
-    DATE,
-    PROXY_AUTHENTICATE,
-    SET_COOKIE,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+const NOT_KEPT: [HeaderName; 7] =
+    [CONNECTION, CONTENT_LENGTH, DATE, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE];
 
 /// The answer to a request that was carried out, to be given again.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Record {
     /// What was asked for.
     pub fingerprint: Fingerprint,
     /// The status of the answer.
     pub status: StatusCode,
-    /// The headers of the answer, without those of its connection and without `Set-Cookie`.
+    /// The headers of the answer, without those of its connection and without credentials.
     pub headers: HeaderMap,
-    /// The body of the answer; `None` if it was too large to be kept.
+    /// The body of the answer; `None` if it was not kept.
     pub body: Option<Bytes>,
+    /// The trailers of the answer.
+    pub trailers: HeaderMap,
     /// Until when it is kept, in seconds since the beginning of 1970.
     pub expires_at: u64,
 }
@@ -47,14 +41,18 @@ impl Record {
     pub fn new(
         fingerprint: Fingerprint,
         status: StatusCode,
-        mut headers: HeaderMap,
+        headers: HeaderMap,
         body: Option<Bytes>,
         expires_at: u64,
     ) -> Self {
-        for name in NOT_KEPT {
-            headers.remove(name);
-        }
-        Self { fingerprint, status, headers, body, expires_at }
+        let (headers, trailers) = (kept(headers), HeaderMap::new());
+        Self { fingerprint, status, headers, body, trailers, expires_at }
+    }
+
+    /// The record with these trailers. Default: none.
+    #[must_use]
+    pub fn with_trailers(self, trailers: HeaderMap) -> Self {
+        Self { trailers: kept(trailers), ..self }
     }
 
     /// Whether it is not to be kept any longer.
@@ -77,6 +75,24 @@ impl Record {
         let left = self.expires_at.saturating_sub(unix_seconds(Duration::ZERO));
         headers.insert(super::EXPIRES_IN, left.into());
     }
+}
+
+/// The answer may be confidential: its headers and its body are not shown.
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("status", &self.status)
+            .field("body_len", &self.body.as_ref().map(Bytes::len))
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}
+
+fn kept(mut headers: HeaderMap) -> HeaderMap {
+    for name in NOT_KEPT {
+        headers.remove(name);
+    }
+    headers
 }
 
 /// Seconds since the beginning of 1970, in this much time from now.

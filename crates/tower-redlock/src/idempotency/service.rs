@@ -4,19 +4,21 @@
 use std::error::Error;
 use std::future::poll_fn;
 use std::mem;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use futures_util::FutureExt;
+use http::{HeaderMap, Request, Response};
 use http_body::Body;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tower_service::Service;
 
+use super::body::BufferedBody;
 use super::key::{Fingerprint, RecordId};
-use super::layer::Settings;
 use super::record::{Record, RecordStore, Saved};
+use super::settings::Settings;
 use crate::body::ResponseBody;
 use crate::rejection::Rejection;
 use crate::scope::LockScope;
@@ -46,14 +48,17 @@ impl<S: Clone, T> Clone for IdempotencyService<S, T> {
 
 impl<S, T, ReqBody, ResBody> Service<Request<ReqBody>> for IdempotencyService<S, T>
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
+    S: Service<Request<BufferedBody<ReqBody>>, Response = Response<ResBody>>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
     T: RecordStore,
-    ReqBody: Body<Data: Send, Error: Into<BoxError>> + From<Bytes> + Send + 'static,
+    ReqBody: Body<Error: Into<BoxError>> + Send + 'static,
     ResBody: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    type Response = Response<ResponseBody<ResponseBody<ResBody>>>;
+    type Response = Response<ResponseBody<BufferedBody<ResBody>>>;
     type Error = S::Error;
     type Future = BoxFuture<Result<Self::Response, S::Error>>;
 
@@ -63,81 +68,70 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
-        let recording = self.locked.inner_mut();
-        let id = match recording.settings.id(&parts) {
-            Ok(Some(id)) => id,
-            Ok(None) => {
-                let mut inner = recording.inner.clone();
-                return Box::pin(async move {
-                    // The lock layer is ready whether or not the inner service is.
-                    poll_fn(|cx| inner.poll_ready(cx)).await?;
-                    let response = inner.call(Request::from_parts(parts, body)).await?;
-                    Ok(as_it_is(as_it_is(response)))
-                });
-            }
-            Err(rejection) => {
-                let refused = recording.settings.refuse(rejection);
-                return Box::pin(async { Ok(refused.map(ResponseBody::whole)) });
-            }
-        };
-        let (settings, store) = (Arc::clone(&recording.settings), Arc::clone(&recording.store));
+        let mut body = BufferedBody::unread(body);
         // The service that was polled ready is the one to call; its clone may not be ready.
         let unready = self.locked.clone();
         let mut locked = mem::replace(&mut self.locked, unready);
+        let recording = locked.inner_mut();
+        let (settings, store) = (Arc::clone(&recording.settings), Arc::clone(&recording.store));
         Box::pin(async move {
-            // Before anything is locked: a slow upload holds nothing.
-            let body = match read(body, settings.max_request_body).await {
-                Ok(body) => body,
-                Err(rejection) => return Ok(settings.refuse(rejection).map(ResponseBody::whole)),
+            let refuse = |rejection| Ok(settings.refuse(rejection).map(ResponseBody::whole));
+            let id = match settings.id(&parts) {
+                Ok(Some(id)) => id,
+                Ok(None) => {
+                    let inner = &mut locked.inner_mut().inner;
+                    poll_fn(|cx| inner.poll_ready(cx)).await?;
+                    let response = inner.call(Request::from_parts(parts, body)).await?;
+                    return Ok(response.map(BufferedBody::unread).map(ResponseBody::inner));
+                }
+                Err(rejection) => return refuse(rejection),
             };
-            let fingerprint = settings.fingerprint(&parts, &body);
-            // What was carried out is answered again without a lock.
+            // Before anything is locked: a slow upload holds no lock.
+            let max = settings.max_request_body;
+            if let Err(error) = body.read(max).await {
+                return refuse(Rejection::broken_body(error.into()));
+            }
+            let Some((bytes, _)) = body.as_whole() else {
+                return refuse(Rejection::body_too_large(max));
+            };
+            let fingerprint = settings.fingerprint(&parts, &bytes);
+            // A recorded answer needs no lock.
             if let Some(answer) = answered(&*store, &settings, &id, fingerprint).await {
-                return Ok(answer.map(ResponseBody::whole));
+                return Ok(answer.map(ResponseBody::inner));
             }
             parts.extensions.insert(id);
             parts.extensions.insert(fingerprint);
-            locked.call(Request::from_parts(parts, body.into())).await
+            locked.call(Request::from_parts(parts, body)).await
         })
     }
 }
 
-/// The answer to a request that was carried out before, or can't be looked up.
-async fn answered(
+/// The answer to a request that was handled before, or can't be looked up.
+async fn answered<B>(
     store: &impl RecordStore,
     settings: &Settings,
     id: &RecordId,
     fingerprint: Fingerprint,
-) -> Option<Response<Bytes>> {
-    let record = match store.find(id).await {
-        Ok(record) => record,
-        Err(error) => return Some(settings.refuse(Rejection::no_records(error))),
+) -> Option<Response<BufferedBody<B>>> {
+    let rejection = match store.find(id).await {
+        Ok(record) => {
+            settings.outage.succeeded();
+            let record = record?;
+            if record.fingerprint != fingerprint {
+                Rejection::key_reused()
+            } else if let Some(answer) = settings.replay(&record) {
+                return Some(answer);
+            } else {
+                Rejection::answer_not_kept(record.status)
+            }
+        }
+        Err(error) => Rejection::no_records(error),
     };
-    settings.outage.succeeded();
-    let record = record?;
-    if record.fingerprint != fingerprint {
-        return Some(settings.refuse(Rejection::key_reused()));
-    }
-    Some(record.response().unwrap_or_else(|| settings.refuse(not_kept(&record))))
+    Some(refused(settings, rejection))
 }
 
-fn not_kept(record: &Record) -> Rejection {
-    Rejection::answer_not_kept(record.status)
-}
-
-async fn read<B>(body: B, max: usize) -> Result<Bytes, Rejection>
-where
-    B: Body<Data: Send, Error: Into<BoxError>>,
-{
-    match Limited::new(body, max).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Rejection::body_too_large(max)),
-        Err(error) => Err(Rejection::broken_body(error)),
-    }
-}
-
-fn as_it_is<B>(response: Response<B>) -> Response<ResponseBody<B>> {
-    response.map(ResponseBody::inner)
+fn refused<B>(settings: &Settings, rejection: Rejection) -> Response<BufferedBody<B>> {
+    settings.refuse(rejection).map(|bytes| BufferedBody::whole(bytes, HeaderMap::new()))
 }
 
 /// Under the lock: carries a request out unless that was done, and records what came of it.
@@ -173,7 +167,7 @@ where
     ReqBody: Send + 'static,
     ResBody: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    type Response = Response<ResponseBody<ResBody>>;
+    type Response = Response<BufferedBody<ResBody>>;
     type Error = S::Error;
     type Future = BoxFuture<Result<Self::Response, S::Error>>;
 
@@ -194,44 +188,55 @@ where
 
 impl<S, T: RecordStore> Recording<S, T> {
     async fn carry_out<ReqBody, ResBody>(
-        mut self,
+        self,
         request: Request<ReqBody>,
-    ) -> Result<Response<ResponseBody<ResBody>>, S::Error>
+    ) -> Result<Response<BufferedBody<ResBody>>, S::Error>
     where
         S: Service<Request<ReqBody>, Response = Response<ResBody>>,
         ResBody: Body<Data = Bytes, Error: Into<BoxError>>,
     {
+        let Self { mut inner, settings, store } = self;
         let extensions = request.extensions();
         let (Some(id), Some(fingerprint)) =
             (extensions.get().copied(), extensions.get::<Fingerprint>().copied())
         else {
-            return Ok(as_it_is(self.inner.call(request).await?));
+            return Ok(inner.call(request).await?.map(BufferedBody::unread));
         };
         let scope = extensions.get::<LockScope>().cloned();
         // Another request may have been carried out since the first look.
-        if let Some(answer) = answered(&*self.store, &self.settings, &id, fingerprint).await {
-            return Ok(answer.map(ResponseBody::whole));
+        if let Some(answer) = answered(&*store, &settings, &id, fingerprint).await {
+            return Ok(answer);
         }
-        let response = self.inner.call(request).await?;
-        if !self.settings.is_recorded(response.status()) {
-            return Ok(as_it_is(response));
-        }
-        let max = self.settings.max_response_body;
-        let (mut parts, body) = response.into_parts();
-        let small = body.size_hint().exact().is_some_and(|length| length <= max as u64);
-        let (kept, body) = match small {
-            false => (None, Ok(ResponseBody::inner(body))),
-            true => match read(body, max).await {
-                Ok(bytes) => (Some(bytes.clone()), Ok(ResponseBody::whole(bytes))),
-                Err(_) => (None, Err(Rejection::answer_not_kept(parts.status))),
-            },
+        let handled = AssertUnwindSafe(async {
+            let (parts, body) = inner.call(request).await?.into_parts();
+            let mut body = BufferedBody::unread(body);
+            let recorded = settings.is_recorded(&parts);
+            let (max, wait) = (settings.max_response_body, settings.max_response_wait);
+            let broken = recorded && body.read_for(max, wait).await.is_err();
+            Ok((parts, body, recorded, broken))
+        });
+        let (mut parts, mut body, recorded, broken) = match handled.catch_unwind().await {
+            Ok(Ok(handled)) => handled,
+            failed => {
+                // Part of the work may be done.
+                let record = settings.record_of_failure(fingerprint);
+                save(&*store, &id, record, scope).await;
+                return match failed {
+                    Ok(failed) => failed.map(|(parts, body, ..)| Response::from_parts(parts, body)),
+                    Err(panic) => resume_unwind(panic),
+                };
+            }
         };
-        let record = self.settings.record(fingerprint, &parts, kept);
+        if !recorded {
+            return Ok(Response::from_parts(parts, body));
+        }
+        let kept = if broken { None } else { body.as_whole() };
+        let record = settings.record(fingerprint, &parts, kept);
         record.publish_expiry(&mut parts.headers);
-        save(&*self.store, &id, record, scope).await;
-        Ok(match body {
-            Ok(body) => Response::from_parts(parts, body),
-            Err(rejection) => self.settings.refuse(rejection).map(ResponseBody::whole),
+        save(&*store, &id, record, scope).await;
+        Ok(match broken {
+            false => Response::from_parts(parts, body),
+            true => refused(&settings, Rejection::answer_not_kept(parts.status)),
         })
     }
 }
