@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
@@ -14,8 +12,9 @@ use serde_json::{Value, json};
 use tower_redlock::idempotency::HEADER;
 
 use crate::App;
+use crate::body::Object;
 use crate::idempotency::{IdempotencyKey, TENANT};
-use crate::problem::{Problem, parse};
+use crate::problem::Problem;
 use crate::servers::Servers;
 
 /// A browser sends six requests at once and lets the others wait: it would not be a burst.
@@ -83,7 +82,7 @@ async fn about(State(app): State<App>) -> Result<Json<Value>, Problem> {
 /// The same payment, so many times at once.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Burst {
+pub(crate) struct Burst {
     times: usize,
     payment: Value,
 }
@@ -93,10 +92,9 @@ struct Burst {
 async fn burst(
     State(app): State<App>,
     IdempotencyKey { tenant, key }: IdempotencyKey,
-    body: Result<Bytes, BytesRejection>,
+    Object(Burst { times, payment }): Object<Burst>,
 ) -> Result<Json<Value>, Problem> {
     let demo = demo(&app)?;
-    let Burst { times, payment } = parse(body)?;
     if !(1..=MAX_BURST).contains(&times) {
         let detail = format!("`times` is {times}: it must be 1 to {MAX_BURST}");
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
@@ -104,7 +102,7 @@ async fn burst(
     let send = async || {
         let request = demo.http.post(format!("{}/payments", demo.url)).json(&payment);
         // In quotes, in which a key may have spaces.
-        let request = request.header(HEADER, format!("{key:?}")).header(TENANT, &tenant);
+        let request = request.header(HEADER, format!("{key:?}")).header(TENANT, &*tenant);
         request.send().await.ok().map(|response| response.status().as_u16())
     };
     Ok(Json(json!(join_all((0..times).map(|_| send())).await)))

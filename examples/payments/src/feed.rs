@@ -14,6 +14,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use crate::idempotency::IdempotencyKey;
+use crate::name::Tenant;
 use crate::store::NewPayment;
 
 /// As many as happen while a reader's connection stalls for a moment.
@@ -47,7 +48,7 @@ pub(crate) struct Request {
     /// The same when it comes and when it is answered.
     pub(crate) number: u64,
     #[serde(skip)]
-    pub(crate) tenant: String,
+    pub(crate) tenant: Tenant,
     pub(crate) key: String,
     #[serde(flatten)]
     pub(crate) answer: Option<Answered>,
@@ -64,7 +65,7 @@ pub(crate) struct Answered {
 
 /// Who holds a lock.
 struct Holder {
-    tenant: String,
+    tenant: Tenant,
     key: String,
     payment: NewPayment,
     lease: Lease,
@@ -139,9 +140,9 @@ impl Feed {
     }
 
     /// The locks as a tenant may see them.
-    pub(crate) fn locks(&self, tenant: &str) -> Locks {
+    pub(crate) fn locks(&self, tenant: &Tenant) -> Locks {
         let holders = self.holders();
-        let mine = holders.iter().filter(|(_, holder)| holder.tenant == tenant);
+        let mine = holders.iter().filter(|(_, holder)| holder.tenant == *tenant);
         let locks: Vec<Lock> = mine.map(|(number, holder)| holder.show(*number)).collect();
         let of_others = holders.len() - locks.len();
         Locks { locks, of_others }
@@ -166,7 +167,7 @@ impl Holder {
         Lock {
             number,
             key: self.key.clone(),
-            account: self.payment.account.clone(),
+            account: self.payment.account.to_string(),
             amount_cents: self.payment.amount_cents,
             held_ms: millis(self.since.elapsed()),
             remaining_ms: millis(self.lease.remaining()),

@@ -20,7 +20,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::App;
 use crate::feed::{Feed, News};
-use crate::idempotency::PUBLIC;
+use crate::name::Tenant;
 
 /// Nothing is loaded from elsewhere, and nobody else may put the page into theirs.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -51,12 +51,8 @@ pub(crate) fn routes() -> Router<App> {
 
 #[derive(Debug, Deserialize)]
 struct Listener {
-    #[serde(default = "public")]
-    tenant: String,
-}
-
-fn public() -> String {
-    PUBLIC.into()
+    #[serde(default)]
+    tenant: Tenant,
 }
 
 /// What happens to the requests and locks of a tenant: events `request` and `locks`, and `missed`
@@ -71,7 +67,7 @@ async fn events(
 
 struct Reader {
     feed: Feed,
-    tenant: String,
+    tenant: Tenant,
     news: Receiver<News>,
     tick: Interval,
     /// Whether the locks have to be told before anything else.
@@ -79,7 +75,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(feed: Feed, tenant: String) -> Self {
+    fn new(feed: Feed, tenant: Tenant) -> Self {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { news: feed.subscribe(), feed, tenant, tick, stale: true }

@@ -1,11 +1,9 @@
 //! Errors as the client sees them: RFC 9457 problems.
 
-use axum::body::{Bytes, to_bytes};
-use axum::extract::rejection::BytesRejection;
+use axum::body::to_bytes;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::fence::WriteError;
@@ -112,20 +110,6 @@ pub(crate) async fn instead_of_text(response: Response) -> Response {
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.insert(CONTENT_TYPE, PROBLEM_JSON);
     Response::from_parts(parts, Problem::new(status, detail).body().into())
-}
-
-/// Reads a JSON body, whatever type it is declared as: `curl -d` declares a form.
-pub(crate) fn parse<T: DeserializeOwned>(
-    body: Result<Bytes, BytesRejection>,
-) -> Result<T, Problem> {
-    let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
-    serde_json::from_slice(&body).map_err(|error| {
-        let status = match error.classify() {
-            serde_json::error::Category::Data => StatusCode::UNPROCESSABLE_ENTITY,
-            _ => StatusCode::BAD_REQUEST,
-        };
-        Problem::new(status, format!("the body is not what this endpoint takes: {error}"))
-    })
 }
 
 /// Amounts are positive.
