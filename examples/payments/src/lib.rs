@@ -15,6 +15,7 @@ mod accounts;
 mod answer;
 mod body;
 mod demo;
+mod events;
 mod feed;
 mod fence;
 mod health;
@@ -60,6 +61,9 @@ const MAX_BODY: usize = 64 * 1024;
 /// A body is read before anything is locked. A client that sends it slowly keeps only its connection.
 const MAX_BODY_TIME: Duration = Duration::from_secs(10);
 
+/// A quarter of the file descriptors that a process usually has.
+const MAX_READERS: usize = 250;
+
 /// What the handlers work with. Cheap to clone; clones are the same service.
 #[derive(Clone, Debug)]
 pub struct App {
@@ -82,7 +86,7 @@ impl App {
     #[must_use]
     pub fn new(store: Store, provider: Provider, redlock: Redlock) -> Self {
         let metrics = Metrics(None);
-        let (feed, hosts) = (Feed::new(), Hosts::default());
+        let (feed, hosts) = (Feed::new(MAX_READERS), Hosts::default());
         Self { store, provider, redlock, feed, metrics, demo: None, hosts }
     }
 
@@ -104,6 +108,13 @@ impl App {
     #[must_use]
     pub fn demo(mut self, demo: Demo) -> Self {
         self.demo = Some(demo);
+        self
+    }
+
+    /// Streams events to at most this number of clients at a time. Default: 250.
+    #[must_use]
+    pub fn max_readers(mut self, readers: usize) -> Self {
+        self.feed = Feed::new(readers);
         self
     }
 
@@ -132,6 +143,7 @@ impl App {
             .route("/healthz", get(health::alive))
             .route("/ready", get(health::ready))
             .route("/metrics", get(health::metrics))
+            .route("/events", get(events::events))
             .merge(page::routes())
             .merge(demo::routes())
             .layer(ReadBodyLayer::new(MAX_BODY, MAX_BODY_TIME))

@@ -14,6 +14,7 @@ use crate::provider::Unknown;
 pub(crate) struct Problem {
     status: StatusCode,
     detail: String,
+    retry_after: Option<u32>,
 }
 
 pub(crate) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -23,7 +24,14 @@ const MAX_TEXT: usize = 4096;
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
+        let passes = [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE].contains(&status);
+        Self { status, detail: detail.into(), retry_after: passes.then_some(1) }
+    }
+
+    /// Sets the seconds after which the same request may be sent again. Default: 1 with 502 and 503.
+    pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
     }
 
     pub(crate) fn not_found(what: &str, id: &str) -> Self {
@@ -85,8 +93,8 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = self.body();
         let mut response = (self.status, [(CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
-        if [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE].contains(&self.status) {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
         response
     }

@@ -29,6 +29,8 @@ pub struct Settings {
     pub provider_delay: Duration,
     /// `PAYMENTS_PROVIDER_TIMEOUT`, 30s unless set: when an answer is no longer waited for.
     pub provider_timeout: Duration,
+    /// `PAYMENTS_READERS`, 250 unless set: the number of clients that may listen to the events.
+    pub readers: usize,
     /// `PAYMENTS_RECOVERY`, 5s unless set: how often to look for payments that were cut off.
     pub recovery: Duration,
     /// `PAYMENTS_GRACE`, 30s unless set: how long what has begun may take to finish when the
@@ -81,6 +83,9 @@ impl Settings {
             provider: optional("PAYMENTS_PROVIDER", "http://127.0.0.1:4000", url)?,
             provider_delay: read("PAYMENTS_PROVIDER_DELAY", "50ms", duration)?,
             provider_timeout: read("PAYMENTS_PROVIDER_TIMEOUT", "30s", duration)?,
+            readers: read("PAYMENTS_READERS", "250", |value| {
+                value.parse().map_err(|error: std::num::ParseIntError| error.to_string())
+            })?,
             recovery: read("PAYMENTS_RECOVERY", "5s", duration)?,
             grace: read("PAYMENTS_GRACE", "30s", duration)?,
         })
