@@ -7,12 +7,15 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::future::join_all;
+use redlock_core::{GroupHealth, NodeAnswer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tower_redlock::idempotency::HEADER;
 
 use crate::App;
 use crate::body::Object;
+use crate::feed::millis;
+use crate::health::word;
 use crate::idempotency::{IdempotencyKey, TENANT};
 use crate::problem::Problem;
 use crate::servers::Servers;
@@ -61,6 +64,7 @@ pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/demo", get(about))
         .route("/demo/bursts", post(burst))
+        .route("/demo/servers", get(servers))
         .route("/demo/servers/{index}/stop", post(stop))
         .route("/demo/servers/{index}/start", post(start))
 }
@@ -106,6 +110,24 @@ async fn burst(
         request.send().await.ok().map(|response| response.status().as_u16())
     };
     Ok(Json(json!(join_all((0..times).map(|_| send())).await)))
+}
+
+/// The lock servers in order: the state of each, and for one in quarantine when it votes again.
+async fn servers(State(app): State<App>) -> Json<Value> {
+    let groups = app.redlock.health().await.unwrap_or_default();
+    let majority = !groups.is_empty() && groups.iter().all(GroupHealth::has_majority);
+    let nodes = groups.iter().flat_map(|group| &group.nodes);
+    let servers: Vec<Value> = nodes.map(|node| show(&node.answer)).collect();
+    Json(json!({ "majority": majority, "servers": servers }))
+}
+
+fn show(answer: &NodeAnswer) -> Value {
+    match answer {
+        NodeAnswer::Quarantined { ready_in } => {
+            json!({ "state": word(answer), "votes_in_ms": millis(*ready_in) })
+        }
+        _ => json!({ "state": word(answer) }),
+    }
 }
 
 async fn stop(State(app): State<App>, Path(index): Path<usize>) -> Result<StatusCode, Problem> {
