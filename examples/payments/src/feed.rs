@@ -3,6 +3,7 @@
 //! A request never waits for a reader, and its cost does not grow with the number of readers.
 
 mod channel;
+mod reader;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -16,7 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use self::channel::Publisher;
-pub(crate) use self::channel::Reader;
+pub(crate) use self::reader::Reader;
 use crate::idempotency::IdempotencyKey;
 use crate::name::Tenant;
 use crate::store::NewPayment;

@@ -111,7 +111,7 @@ async fn charge(
         ledger.requests += 1;
         ledger.behaviour
     };
-    tokio::time::sleep(delay.unwrap_or(Duration::from_millis(behaviour.latency_ms))).await;
+    tokio::time::sleep(delay.unwrap_or_else(|| Duration::from_millis(behaviour.latency_ms))).await;
     if fastrand::f64() < behaviour.fail_before {
         return Err(StatusCode::SERVICE_UNAVAILABLE);
     }
