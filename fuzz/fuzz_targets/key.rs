@@ -8,6 +8,7 @@ fuzz_target!(|bytes: &[u8]| {
     let hashed = Key::hashed(bytes);
     assert!((1..=128).contains(&hashed.as_bytes().len()));
     assert!(hashed.as_bytes().iter().all(u8::is_ascii_graphic));
+    assert!(Key::new(hashed.as_bytes()).is_ok());
     match Key::new(bytes) {
         Ok(key) => {
             assert_eq!(key.as_bytes(), bytes);
@@ -15,7 +16,9 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(shown.len() < 200 && !shown.contains('\n'), "{shown}");
         }
         Err(error) => {
-            assert!(bytes.is_empty() || bytes.len() > Key::MAX_LEN, "{error}");
+            let reserved = Key::RESERVED.as_bytes();
+            let is_reserved = bytes.windows(reserved.len()).any(|window| window == reserved);
+            assert!(bytes.is_empty() || bytes.len() > Key::MAX_LEN || is_reserved, "{error}");
             assert!(error.to_string().len() < 200);
         }
     }

@@ -63,9 +63,9 @@ impl Sample {
         let connected = clients.lines().find_map(|line| line.strip_prefix("connected_clients:"));
         let connected = connected.and_then(|count| count.trim().parse().ok()).unwrap_or(u64::MAX);
         self.connections = self.connections.max(connected);
-        let fields = server.try_ask::<u64>(cmd("HLEN").arg("redlock:node")).await?;
+        let fields = server.try_ask::<u64>(cmd("HLEN").arg("{redlock}:node")).await?;
         self.record = self.record.max(fields);
-        let voids: Vec<String> = server.try_ask(cmd("KEYS").arg("redlock:void:*")).await?;
+        let voids: Vec<String> = server.try_ask(cmd("KEYS").arg("{redlock}:void:*")).await?;
         self.voids = self.voids.max(voids.len() as u64);
         for void in voids {
             let left = match server.try_ask::<i64>(cmd("PTTL").arg(void)).await? {

@@ -101,7 +101,7 @@ async fn a_key_of_another_program_is_refused_and_the_others_are_released() {
 
 #[tokio::test]
 async fn a_key_that_the_user_may_not_touch_is_refused_and_the_others_are_released() {
-    let acl = "user locker on >s3cret resetchannels ~app:* ~redlock:* +@all";
+    let acl = "user locker on >s3cret resetchannels ~app:* ~{redlock}:* +@all";
     let url = |server: &RedisServer| format!("redis://locker:s3cret@127.0.0.1:{}/", server.port());
     for safety in MODES {
         let fleet = Fleet::start_with(3, RedisServer::options().acl(acl)).await;

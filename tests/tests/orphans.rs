@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redlock_core::{Config, ConfigBuilder, ErrorKind, Redlock, Safety};
+use redlock_core::{Config, ConfigBuilder, ErrorKind, Redlock, Released, Safety};
 use redlock_tests::{Fleet, Proxy, all_vote, eventually};
 use tokio::time::timeout;
 
@@ -221,6 +221,31 @@ fn a_runtime_that_ends_leaves_only_what_expires() {
     // Neither a panic nor a hang without a runtime.
     drop(guard);
     outer.block_on(fleet.eventually_empty(SOON));
+}
+
+#[test]
+fn a_release_without_a_runtime_is_answered_at_once_and_sent_with_the_next_lock() {
+    let outer = tokio::runtime::Runtime::new().unwrap();
+    let fleet = outer.block_on(Fleet::start(3));
+    let inner = tokio::runtime::Runtime::new().unwrap();
+    let (redlock, guard) = inner.block_on(async {
+        let redlock = connected(&fleet.urls()).await;
+        let guard = redlock.lock("k").ttl(Duration::from_secs(600)).await.unwrap();
+        eventually(SOON, "all three keys", async || fleet.total_keys().await == 3).await;
+        (redlock, guard)
+    });
+    inner.shutdown_timeout(SOON);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(futures_util::FutureExt::now_or_never(guard.release())));
+    let released = receiver.recv_timeout(SOON).expect("no hang");
+    assert_eq!(released, Some(Released::Indeterminate));
+    outer.block_on(async {
+        eventually(SOON, "the key to be free", async || redlock.try_lock("k").await)
+            .await
+            .release()
+            .await;
+        fleet.eventually_empty(SOON).await;
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -384,9 +384,13 @@ mod tests {
             ("", "REDLOCK_SERVERS", "(empty or not set)", "redis://10.0.0.1,"),
             (" ", "REDLOCK_SERVERS", "(empty or not set)", "redis://10.0.0.1,"),
             ("redis://a,redis://b", "REDLOCK_SERVERS[0]", "2 servers", "name 1 or 3"),
-            ("redis://a;redis://b,b,c", "REDLOCK_SERVERS[1][1]", "b", "redis://host:6379"),
-            ("redis://a,redis://u:s3cret@b/x,c", "REDLOCK_SERVERS[0][1]", "u:***@b/x", "number"),
-            ("redis://a,redis://b,", "REDLOCK_SERVERS[0][2]", " = :", "redis://host:6379"),
+            ("redis://a;redis://b,b,c", "REDLOCK_SERVERS[1][1]", "***", "redis://host:6379"),
+            ("redis://a,redis://u:s3cret@b/x,c", "REDLOCK_SERVERS[0][1]", "redis://***", "number"),
+            ("redis://a,redis://b,", "REDLOCK_SERVERS[0][2]", "(empty)", "leave it out"),
+            ("redis://a,", "REDLOCK_SERVERS[0][1]", "(empty)", "leave it out"),
+            (",redis://a", "REDLOCK_SERVERS[0][0]", "(empty)", "leave it out"),
+            ("redis://a; ", "REDLOCK_SERVERS[1][0]", "(empty)", "leave it out"),
+            ("redis://a,s3cret", "REDLOCK_SERVERS[0][1]", "***", "redis://host:6379"),
         ] {
             let error = Config::from_list(list).unwrap_err();
             assert_eq!(error.field(), field, "{list}");

@@ -23,7 +23,8 @@ pub enum ErrorKind {
     Expired,
     /// The lease is gone: it ran out, or a majority said that it is not ours.
     Lost,
-    /// What was asked for makes no sense: a bad key or duration. Trying again doesn't help.
+    /// What was asked for makes no sense: a bad key or duration, or a future that is awaited outside
+    /// of a runtime of tokio. Trying again doesn't help.
     Invalid,
     /// The [`Redlock`](crate::Redlock) was closed.
     Closed,
@@ -98,11 +99,19 @@ impl LockError {
         self.0.kind == ErrorKind::Unavailable
     }
 
-    /// Whether servers that would vote are in quarantine.
-    pub(crate) fn is_quarantined(&self) -> bool {
-        let quarantined =
-            |report: &NodeReport| matches!(report.answer, NodeAnswer::Quarantined { .. });
-        self.is_unavailable() && self.0.nodes.iter().any(quarantined)
+    /// Whether it is [`Unavailable`](ErrorKind::Unavailable) because of a quarantine and not because
+    /// servers can't be reached: with those in quarantine there would be a majority. It ends in
+    /// [`retry_after`](Self::retry_after).
+    #[must_use]
+    pub fn is_quarantined(&self) -> bool {
+        self.is_unavailable() && are_quarantined(&self.0.nodes)
+    }
+
+    /// Whether the [`Redlock`](crate::Redlock) was closed: this process ends, and no server is at
+    /// fault.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.kind == ErrorKind::Closed
     }
 
     /// In how long trying again may succeed. For [`Contended`](ErrorKind::Contended): when a majority
@@ -166,7 +175,11 @@ impl LockError {
 
     /// `back_within`: after which time a node that is down is tried again.
     pub(crate) fn unavailable(nodes: Vec<NodeReport>, back_within: Duration) -> Self {
-        let mut error = Self::new(ErrorKind::Unavailable, "no majority of the nodes answered");
+        let reason = match are_quarantined(&nodes) {
+            true => "no majority of the nodes votes so far: some are quarantined",
+            false => "no majority of the nodes answered",
+        };
+        let mut error = Self::new(ErrorKind::Unavailable, reason);
         error.0.retry_after = Some(votes_in(&nodes, back_within));
         error.with_nodes(nodes)
     }
@@ -196,6 +209,12 @@ impl LockError {
 
     pub(crate) fn invalid(error: impl Error + Send + Sync + 'static) -> Self {
         Self::new(ErrorKind::Invalid, error.to_string()).with_source(error)
+    }
+
+    pub(crate) fn no_runtime() -> Self {
+        let reason = "there is no runtime of tokio here: await this inside of one, such as under \
+                      #[tokio::main] or Runtime::block_on";
+        Self::new(ErrorKind::Invalid, reason)
     }
 
     pub(crate) fn closed() -> Self {
@@ -241,6 +260,19 @@ impl Error for LockError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.0.source.as_ref().map(|source| &**source as &(dyn Error + 'static))
     }
+}
+
+/// Whether a majority could vote if it were not for a quarantine.
+fn are_quarantined(nodes: &[NodeReport]) -> bool {
+    let is_quarantined =
+        |report: &&NodeReport| matches!(report.answer, NodeAnswer::Quarantined { .. });
+    let may_vote = |report: &&NodeReport| {
+        is_quarantined(report)
+            || report.answer.is_vote()
+            || matches!(report.answer, NodeAnswer::NoAnswer)
+    };
+    nodes.iter().any(|report| is_quarantined(&report))
+        && nodes.iter().filter(may_vote).count() >= majority(nodes.len())
 }
 
 /// When a majority may vote again: those in quarantine are ready when they say, those that are down
@@ -334,6 +366,30 @@ mod tests {
         assert_eq!(after(vec![ready(8), ready(5), report(NodeAnswer::NotHeld)]), secs(5));
         assert_eq!(after(vec![ready(8), report(NodeAnswer::TimedOut), ready(9)]), secs(8));
         assert_eq!(after(vec![report(NodeAnswer::TimedOut)]), secs(1));
+    }
+
+    #[test]
+    fn a_quarantine_is_told_apart_from_servers_that_are_down_and_from_closing() {
+        let quarantined = || report(NodeAnswer::Quarantined { ready_in: Duration::from_secs(8) });
+        let (down, voted) = (|| report(NodeAnswer::TimedOut), || report(NodeAnswer::NotHeld));
+        let missing = || report(NodeAnswer::NoAnswer);
+        let error = |nodes| LockError::unavailable(nodes, Duration::from_secs(1));
+        for nodes in [
+            vec![quarantined(), quarantined(), missing()],
+            vec![quarantined(), down(), voted()],
+            vec![quarantined(), down(), missing()],
+        ] {
+            let error = error(nodes);
+            assert!(error.is_quarantined() && error.is_unavailable() && !error.is_closed());
+            assert!(error.to_string().contains("votes so far: some are quarantined"), "{error}");
+        }
+        for nodes in [vec![quarantined(), down(), down()], vec![down(), down(), missing()]] {
+            let error = error(nodes);
+            assert!(!error.is_quarantined() && error.is_unavailable(), "{error}");
+            assert!(error.to_string().contains("no majority of the nodes answered"), "{error}");
+        }
+        let closed = LockError::closed();
+        assert!(closed.is_closed() && !closed.is_quarantined() && !closed.is_unavailable());
     }
 
     #[test]

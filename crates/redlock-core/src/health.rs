@@ -31,8 +31,9 @@ impl GroupHealth {
 }
 
 impl Redlock {
-    /// Whether locks can be taken now: a majority of every group answers, and may vote. It only
-    /// reads: a server that is full answers too.
+    /// Whether locks can be taken now: a majority of every group answers, and may vote. It touches
+    /// no lock, and a server that is full answers too. In the guarded mode a server that is new or
+    /// lost its data begins its quarantine with the first question, also with this one.
     ///
     /// # Errors
     ///
@@ -43,8 +44,8 @@ impl Redlock {
     ///
     /// Dropping the future has no effect.
     pub async fn ready(&self) -> Result<(), LockError> {
-        self.service.check_open()?;
-        let key = self.service.full_key(&Key::hashed("redlock:ready"));
+        self.service.check_usable()?;
+        let key = Key::internal(&self.config().key_prefix, "ready");
         for group in &self.service.groups {
             self.service.ask(Op::Count { bucket: bucket_of(&key) }, group, &key).await?;
         }
@@ -74,8 +75,8 @@ impl Redlock {
     ///
     /// Dropping the future has no effect.
     pub async fn health(&self) -> Result<Vec<GroupHealth>, LockError> {
-        self.service.check_open()?;
-        let key = self.service.full_key(&Key::hashed("redlock:ready"));
+        self.service.check_usable()?;
+        let key = Key::internal(&self.config().key_prefix, "ready");
         let token = Token::generate(&self.config().label).map_err(LockError::no_randomness)?;
         let mut health = Vec::with_capacity(self.service.groups.len());
         for group in &self.service.groups {

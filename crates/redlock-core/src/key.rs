@@ -25,6 +25,10 @@ impl Key {
     /// The longest key, in bytes, without the configured prefix.
     pub const MAX_LEN: usize = 512;
 
+    /// What every name contains that the library itself uses on a server, and no key:
+    /// `{redlock}`. So no lock can have such a name, with any prefix.
+    pub const RESERVED: &str = "{redlock}";
+
     /// The longest input that [`hashed`](Self::hashed) takes as it is.
     const PLAIN_LEN: usize = 128;
 
@@ -38,20 +42,24 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// [`InvalidKey`] if there are none, or more than [`MAX_LEN`](Self::MAX_LEN).
+    /// [`InvalidKey`] if there are none, or more than [`MAX_LEN`](Self::MAX_LEN), or if they
+    /// contain [`RESERVED`](Self::RESERVED).
     pub fn new(bytes: impl AsRef<[u8]>) -> Result<Self, InvalidKey> {
         let bytes = bytes.as_ref();
         match bytes.len() {
+            0 => Err(InvalidKey(Fault::Empty)),
+            1..=Self::MAX_LEN if is_reserved(bytes) => Err(InvalidKey(Fault::Reserved)),
             1..=Self::MAX_LEN => Ok(Self(bytes.into())),
-            len => Err(InvalidKey { len }),
+            len => Err(InvalidKey(Fault::TooLong { len })),
         }
     }
 
     /// A key for input that nobody has checked, such as a header of a request.
     ///
     /// Input of 1 to 128 visible ASCII characters is taken as it is. Everything else becomes
-    /// `sha256:` and the SHA-256 of the input in hexadecimal. So does input that begins with
-    /// `sha256:` itself: nobody can name the lock of another input by its hash.
+    /// `sha256:` and the SHA-256 of the input in hexadecimal. So does input that contains
+    /// [`RESERVED`](Self::RESERVED), and input that begins with `sha256:` itself: nobody can name
+    /// the lock of another input by its hash.
     ///
     /// ```
     /// use redlock_core::Key;
@@ -64,7 +72,8 @@ impl Key {
         let bytes = bytes.as_ref();
         let is_plain = (1..=Self::PLAIN_LEN).contains(&bytes.len())
             && bytes.iter().all(u8::is_ascii_graphic)
-            && !bytes.starts_with(Self::HASH_MARK.as_bytes());
+            && !bytes.starts_with(Self::HASH_MARK.as_bytes())
+            && !is_reserved(bytes);
         if is_plain {
             return Self(bytes.into());
         }
@@ -76,6 +85,12 @@ impl Key {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The name of something that the library itself keeps on a server. No lock has it, whatever
+    /// the prefix of that lock is.
+    pub(crate) fn internal(prefix: &[u8], name: &str) -> Self {
+        Self([prefix, Self::RESERVED.as_bytes(), b":", name.as_bytes()].concat().into())
     }
 
     /// The key as the servers know it.
@@ -95,23 +110,44 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A key that is empty or too long.
+fn is_reserved(bytes: &[u8]) -> bool {
+    let reserved = Key::RESERVED.as_bytes();
+    bytes.windows(reserved.len()).any(|window| window == reserved)
+}
+
+/// Whether some key behind `prefix` contains [`Key::RESERVED`]: as the prefix contains it, or ends
+/// in its beginning.
+pub(crate) fn may_become_reserved(prefix: &[u8]) -> bool {
+    let reserved = Key::RESERVED.as_bytes();
+    is_reserved(prefix) || (1..reserved.len()).any(|len| prefix.ends_with(&reserved[..len]))
+}
+
+/// A key that is empty, too long or reserved for the library.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InvalidKey {
-    len: usize,
+pub struct InvalidKey(Fault);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Fault {
+    Empty,
+    TooLong { len: usize },
+    Reserved,
 }
 
 impl fmt::Display for InvalidKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (len, max) = (self.len, Key::MAX_LEN);
-        if len == 0 {
-            write!(f, "the key is empty: a key has 1 to {max} bytes")
-        } else {
-            write!(
+        let (max, reserved) = (Key::MAX_LEN, Key::RESERVED);
+        match self.0 {
+            Fault::Empty => write!(f, "the key is empty: a key has 1 to {max} bytes"),
+            Fault::TooLong { len } => write!(
                 f,
                 "the key has {len} bytes: a key has 1 to {max} bytes; \
                  Key::hashed shortens any input"
-            )
+            ),
+            Fault::Reserved => write!(
+                f,
+                "the key contains {reserved}, which is reserved for the library: leave it out; \
+                 Key::hashed takes any input"
+            ),
         }
     }
 }
@@ -137,7 +173,8 @@ pub trait IntoKey: sealed::Sealed {
     ///
     /// # Errors
     ///
-    /// [`InvalidKey`] if it is empty or longer than [`Key::MAX_LEN`].
+    /// [`InvalidKey`] if it is empty, longer than [`Key::MAX_LEN`], or contains
+    /// [`Key::RESERVED`].
     fn into_key(self) -> Result<Key, InvalidKey>;
 }
 
@@ -266,7 +303,58 @@ mod tests {
         assert_ne!(Key::hashed(victim.as_bytes()), victim);
     }
 
+    #[test]
+    fn a_reserved_key_is_refused_with_the_fix_and_hashed_on_request() {
+        for name in ["{redlock}", "{redlock}:node", "app:{redlock}:preflight", "a{redlock}"] {
+            let refused = Key::new(name).unwrap_err().to_string();
+            assert!(refused.contains("{redlock}") && refused.contains("Key::hashed"), "{refused}");
+            assert!(Key::hashed(name).as_bytes().starts_with(b"sha256:"), "{name}");
+        }
+        for name in ["redlock:node", "{redlock", "redlock}", "{red{lock}}", "{Redlock}"] {
+            assert_eq!(Key::new(name).unwrap(), Key::hashed(name));
+        }
+    }
+
+    /// Strings that are often the reserved one, or a piece of it.
+    fn pieces() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            (0..=Key::RESERVED.len()).prop_map(|len| Key::RESERVED[..len].to_owned()),
+            (0..=Key::RESERVED.len()).prop_map(|from| Key::RESERVED[from..].to_owned()),
+            "(app)?:?(node|void:|preflight|ready)?",
+            "[ -~]{0,3}",
+        ];
+        let pieces = proptest::collection::vec(piece, 0..4).prop_map(|all| all.concat().into());
+        prop_oneof![pieces, any::<Vec<u8>>()]
+    }
+
     proptest! {
+        #[test]
+        fn no_lock_has_a_name_of_the_library_with_any_prefix(
+            prefix in pieces(),
+            key in pieces(),
+            other_prefix in pieces(),
+            rest in pieces(),
+        ) {
+            prop_assume!(!may_become_reserved(&prefix));
+            let name = Key::internal(&other_prefix, &String::from_utf8_lossy(&rest));
+            prop_assert!(is_reserved(name.as_bytes()));
+            let whole = [&prefix[..], &key].concat();
+            let keys = [Key::new(&key).ok(), Some(Key::hashed(&key)), Key::new(whole).ok()];
+            for key in keys.into_iter().flatten() {
+                let full = key.with_prefix(&prefix);
+                prop_assert!(!is_reserved(full.as_bytes()), "{:?}", full);
+                prop_assert_ne!(&full, &name);
+            }
+        }
+
+        #[test]
+        fn a_prefix_is_refused_only_if_some_key_makes_it_reserved(prefix in pieces()) {
+            let reserved = Key::RESERVED.as_bytes();
+            let completed = (0..reserved.len())
+                .any(|from| is_reserved(&[&prefix[..], &reserved[from + 1..]].concat()));
+            prop_assert_eq!(may_become_reserved(&prefix), completed);
+        }
+
         #[test]
         fn hashed_keys_are_usable_and_different(a: Vec<u8>, b: Vec<u8>) {
             let (key, other) = (Key::hashed(&a), Key::hashed(&b));

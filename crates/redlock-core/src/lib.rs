@@ -90,12 +90,13 @@
 //!
 //! | level | event | |
 //! |---|---|---|
-//! | WARN | `node does not vote` | a server is down, silent or unfit: `node`, `cause` |
-//! | INFO | `node votes again` | it is back: `node` |
-//! | WARN | `lock lost` | a lease ended before its release: `token` without its secret half, `reason` |
-//! | WARN | `server check failed` | a server votes although a check speaks against it: `node`, `check`, `objection` |
-//! | WARN | `a lost connection could not be closed` | the user may not `CLIENT KILL`: what was in flight stays for its TTL |
+//! | WARN | `node does not vote` | an outage of a server begins: it is down, silent, unfit, quarantined or refuses all locks: `node`, `cause` |
+//! | INFO | `node votes again` | the outage has ended: `node`, and how many commands were `refused` |
+//! | WARN | `lock lost` | a lease ended before its release: `token` without its secret half, `reason`; of level DEBUG if this process closed |
+//! | WARN | `server check failed` | once for each server: it votes although a check speaks against it: `node`, `check`, `objection` |
+//! | WARN | `connections that were lost can't be closed` | once for each server: the user may not `CLIENT KILL`, what was in flight stays for its TTL |
 //! | WARN | `the Ketama ring spreads keys unevenly` | once, when a ring of many groups is made |
+//! | INFO | `server does not support key notifications` | once for each server: requests that wait poll it |
 //! | DEBUG | `lock acquired`, `lock not acquired` | `waited_ms`, and the `outcome` or the `fencing_token` |
 //! | DEBUG | `lock extended`, `lock not extended` | a renewal, or an extension by hand: `valid_ms`, or the `error` |
 //! | DEBUG | `lock released`, `lock handed over` | `held_ms` |

@@ -176,7 +176,11 @@ impl Hold {
             LostReason::Closed => "closed",
         };
         count!("redlock_lost_total", "reason" => why, "expired" "taken_over" "max_hold" "closed");
-        tracing::warn!(lock = self.id, ?token, %reason, "lock lost");
+        match reason {
+            // This process has closed: that is no news to it.
+            LostReason::Closed => tracing::debug!(lock = self.id, ?token, %reason, "lock lost"),
+            _ => tracing::warn!(lock = self.id, ?token, %reason, "lock lost"),
+        }
     }
 
     pub(crate) fn extended(&self, extended: &Result<Duration, LockError>) {

@@ -123,7 +123,7 @@ impl Redlock {
         loop {
             let Err(error) = redlock.ready().await else { return Ok(redlock) };
             let deadline = if error.is_quarantined() { quarantine } else { deadline };
-            if Instant::now() >= deadline {
+            if !error.is_unavailable() || Instant::now() >= deadline {
                 return Err(error);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -266,7 +266,7 @@ impl Redlock {
     ///
     /// Once polled, the release is sent in any case.
     pub async fn unlock(&self, key: impl IntoKey, token: &Token) -> Result<Released, LockError> {
-        self.service.check_open()?;
+        self.service.check_usable()?;
         let key = key.into_key().map_err(LockError::invalid)?;
         let round = self.service.post(Op::Release, &key, token);
         Ok(Released::by(round.verdict().await))
@@ -290,7 +290,7 @@ impl Redlock {
         token: &Token,
         ttl: Duration,
     ) -> Result<Duration, LockError> {
-        self.service.check_open()?;
+        self.service.check_usable()?;
         let key = key.into_key().map_err(LockError::invalid)?;
         let ttl = self.config().usable_ttl(ttl).map_err(LockError::invalid)?;
         let sent = self.service.now();
@@ -305,12 +305,12 @@ impl Redlock {
             Verdict::Denied if round.inspect(|ballot| ballot.denied_by_majority()) => {
                 Err(LockError::lost(LostReason::TakenOver).with_nodes(group.report(&round)))
             }
-            Verdict::Denied | Verdict::Unavailable => Err(group.unavailable(&round)),
+            Verdict::Denied | Verdict::Unavailable => Err(self.service.unavailable(group, &round)),
         }
     }
 
-    /// Asks the servers who holds `key`. The answer may be old by the time it is read: never
-    /// decide by it what only a lock may decide.
+    /// Asks the servers who holds `key`, and writes nothing to them. The answer may be old by the
+    /// time it is read: never decide by it what only a lock may decide.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {
@@ -331,7 +331,7 @@ impl Redlock {
     ///
     /// Dropping the future has no effect.
     pub async fn inspect(&self, key: impl IntoKey) -> Result<Inspection, LockError> {
-        self.service.check_open()?;
+        self.service.check_usable()?;
         let key = key.into_key().map_err(LockError::invalid)?;
         let group = self.service.group_of(&key);
         let full_key = self.service.full_key(&key);
@@ -373,11 +373,11 @@ impl Redlock {
     /// If the future is dropped, some servers may be in use and others not. Those are then
     /// quarantined when they are first used.
     pub async fn provision(&self) -> Result<Provisioned, LockError> {
-        self.service.check_open()?;
+        self.service.check_usable()?;
         if !self.service.is_guarded() {
             return Ok(Provisioned::InUse);
         }
-        let key = self.service.full_key(&Key::hashed("redlock:ready"));
+        let key = Key::internal(&self.config().key_prefix, "ready");
         for dry in [true, false] {
             for group in &self.service.groups {
                 let nodes = self.service.ask_each(Op::Provision { dry }, group, &key).await?;
@@ -390,8 +390,8 @@ impl Redlock {
     }
 
     /// Refuses new locks, releases all that are held, and waits up to `grace` until the servers
-    /// have confirmed everything that was sent. All clones are closed as well. A second call waits
-    /// for what is left.
+    /// have confirmed everything that was sent; [`Duration::MAX`] is no bound. All clones are closed
+    /// as well. A second call waits for what is left.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -401,19 +401,24 @@ impl Redlock {
     /// # }
     /// ```
     ///
+    /// # Panics
+    ///
+    /// Outside of a runtime of tokio, as its timers do.
+    ///
     /// # Cancel safety
     ///
     /// Dropping the future stops the waiting only.
     pub async fn close(&self, grace: Duration) -> Closed {
         let service = &self.service;
-        let deadline = Instant::now() + grace;
+        // A grace without an end has no deadline.
+        let deadline = Instant::now().checked_add(grace);
         service.closing.raise();
         service.keeper.release_all();
-        let _no_more = timeout_at(deadline, service.attempts.write()).await;
+        let _no_more = by(deadline, service.attempts.write()).await;
         service.keeper.release_all();
         let mut unreleased = 0;
         for node in service.groups.iter().flat_map(|group| group.nodes()) {
-            if timeout_at(deadline, node.settled()).await.is_err() {
+            if by(deadline, node.settled()).await.is_none() {
                 unreleased += node.unsettled();
             }
             node.shut_down();
@@ -426,6 +431,14 @@ impl Redlock {
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.service.config
+    }
+}
+
+/// What `future` gives before the deadline, if there is one.
+async fn by<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, future).await.ok(),
+        None => Some(future.await),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::Moment;
-use crate::config::{WakeUp, check_label};
+use crate::config::{ConfigError, WakeUp, check_label};
 use crate::deference::Deference;
 use crate::error::LockError;
 use crate::guard::Guard;
@@ -112,7 +112,7 @@ impl Request {
         self
     }
 
-    /// For how long the lock may be held at most, renewals and extensions included.
+    /// For how long the lock may be held at most, renewals and extensions included: at least 1 ms.
     ///
     /// The default is no bound.
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
@@ -181,9 +181,10 @@ impl Request {
         let service = &self.service;
         let key = self.key.clone().map_err(LockError::invalid)?;
         let ttl = service.config.usable_ttl(self.ttl).map_err(LockError::invalid)?;
+        self.check_max_hold()?;
         let wish =
             Wish { ttl, label: self.usable_label()?, attempts: Arc::clone(&service.attempts) };
-        service.check_open()?;
+        service.check_usable()?;
         let began = service.now();
         let mut turn = self.stand_in_line(&key, &wish).await?;
         let (full_key, group) = (service.full_key(&key), service.group_of(&key));
@@ -251,6 +252,17 @@ impl Request {
             }
         };
         Ok(or_closed(&self.service.closing, timeout(pause, freed)).await?.is_ok())
+    }
+
+    fn check_max_hold(&self) -> Result<(), LockError> {
+        match self.max_hold {
+            Some(max_hold) if max_hold < Duration::from_millis(1) => {
+                let fix = "nothing can be done in that time: set at least 1ms, or leave it out";
+                let error = ConfigError::new("max_hold", format!("{max_hold:?}"), fix);
+                Err(LockError::invalid(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn usable_label(&self) -> Result<Arc<str>, LockError> {

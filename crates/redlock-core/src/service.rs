@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::sync::RwLock;
 
 use crate::clock::Moment;
@@ -73,6 +74,14 @@ impl Service {
         self.config.clock.now()
     }
 
+    /// Whether commands are taken and will be sent: by a task, for which a runtime is needed.
+    pub(crate) fn check_usable(&self) -> Result<(), LockError> {
+        if Handle::try_current().is_err() {
+            return Err(LockError::no_runtime());
+        }
+        self.check_open()
+    }
+
     pub(crate) fn check_open(&self) -> Result<(), LockError> {
         if self.closing.is_raised() { Err(LockError::closed()) } else { Ok(()) }
     }
@@ -106,7 +115,16 @@ impl Service {
         let round = group.post(op, full_key, &token);
         match round.verdict().await {
             Verdict::Granted | Verdict::Denied => Ok(round),
-            Verdict::Unavailable => Err(group.unavailable(&round)),
+            Verdict::Unavailable => Err(self.unavailable(group, &round)),
+        }
+    }
+
+    /// The error of a round in which no majority answered: the servers are not at fault if this
+    /// was closed meanwhile.
+    pub(crate) fn unavailable(&self, group: &Group, round: &Round) -> LockError {
+        match self.check_open() {
+            Ok(()) => group.unavailable(round),
+            Err(closed) => closed,
         }
     }
 
@@ -121,7 +139,10 @@ impl Service {
         let nodes = group.ask_each(op, full_key, &token).await;
         match nodes.iter().all(|node| node.answer.is_vote()) {
             true => Ok(nodes),
-            false => Err(LockError::unavailable(nodes, self.config.reconnection_interval.cap)),
+            false => {
+                self.check_open()?;
+                Err(LockError::unavailable(nodes, self.config.reconnection_interval.cap))
+            }
         }
     }
 }

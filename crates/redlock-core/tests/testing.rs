@@ -189,3 +189,24 @@ async fn clients_that_are_configured_otherwise_are_refused() {
     assert!(error.is_unavailable() && error.to_string().contains("CONFIG"), "{error}");
     assert!(cluster.redlock_with(|builder| builder.ttl(Duration::ZERO)).is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_of_any_extent_is_no_panic() {
+    for extent in
+        [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(u64::MAX), Duration::MAX]
+    {
+        for step in [i64::MIN, -1, 0, i64::MAX] {
+            let cluster = Cluster::new(3);
+            let redlock = cluster.redlock();
+            cluster.nodes().for_each(|node| {
+                node.delay(extent);
+                node.deliver_late(extent);
+                node.step_clock(step);
+            });
+            let lock = tokio::time::timeout(LONG, redlock.try_lock("k").into_future()).await;
+            drop(lock.expect("no hang"));
+        }
+    }
+    let nobody = tokio::time::timeout(LONG, Cluster::new(0).redlock().try_lock("k").into_future());
+    assert!(nobody.await.expect("no hang").unwrap_err().is_unavailable());
+}

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use redlock_core::{FencingToken, Key, Lease};
 
+use crate::outage::Outage;
 use crate::rejection::Rejection;
 use crate::scope::LockScope;
 
@@ -192,7 +193,8 @@ impl<S: Sync> FromRequestParts<S> for LockScope {
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
-        parts.extensions.get().cloned().ok_or_else(Rejection::missing_layer)
+        let scope = parts.extensions.get().cloned();
+        scope.ok_or_else(|| Rejection::missing_layer().logged(&Outage::default()))
     }
 }
 

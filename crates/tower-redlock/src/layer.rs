@@ -133,7 +133,13 @@ impl RedlockLayer {
     /// With another value each request is answered with 500: [`checked`](Self::checked) finds it when
     /// the service starts.
     pub fn ttl(self, ttl: Duration) -> Self {
-        self.set(|settings| settings.ttl = Some(ttl))
+        let layer = self.set(|settings| settings.ttl = Some(ttl));
+        // Here and not when a service is made of it: routers do that for a request, too.
+        #[cfg(feature = "tracing")]
+        if let Err(error) = layer.settings.check() {
+            tracing::error!(%error, "the lock layer answers each request with 500");
+        }
+        layer
     }
 
     /// For how long a request waits for its lock. Default: zero, the answer is 423 at once.
@@ -217,7 +223,7 @@ impl RedlockLayer {
     /// Checks the settings against the configuration of the [`Redlock`].
     ///
     /// Without it, a layer whose settings are not usable answers each request with 500, and logs an
-    /// error when it is added to a service.
+    /// error when the setting is made.
     ///
     /// ```
     /// use std::time::Duration;
@@ -257,10 +263,6 @@ impl<S> Layer<S> for RedlockLayer {
     type Service = RedlockService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        #[cfg(feature = "tracing")]
-        if let Err(error) = self.settings.check() {
-            tracing::error!(%error, "the lock layer answers each request with 500");
-        }
         RedlockService::new(inner, Arc::clone(&self.settings))
     }
 }

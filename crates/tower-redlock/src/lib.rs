@@ -42,6 +42,8 @@
 //! |---|---|---|
 //! | [another request holds the lock](#locked) | 423 and `Retry-After` | `…#locked` |
 //! | [the lock service is not there](#lock-unavailable) | 503 and `Retry-After` | `…#lock-unavailable` |
+//! | [the lock service does not vote yet](#lock-quarantined) | 503 and `Retry-After` | `…#lock-quarantined` |
+//! | [the service is closing](#closing) | 503 and `Retry-After` | `…#closing` |
 //! | [the lock was lost while the handler ran](#lock-lost) | 503 and `Retry-After` | `…#lock-lost` |
 //! | [the request has no usable key](#bad-lock-key) | 400, or what the key function says | `…#bad-lock-key` |
 //! | [`Locked<_>` without a layer](#missing-lock-layer) | 500 | `…#missing-lock-layer` |
@@ -85,7 +87,15 @@
 //! rounded up; `retry_after_ms` in the body is more exact. They may release it sooner, or renew.
 //!
 //! ## lock-unavailable
-//! No majority of the lock servers answered, or the service is shutting down. Nothing was done.
+//! No majority of the lock servers answered in time. Nothing was done.
+//!
+//! ## lock-quarantined
+//! The lock servers answer, and do not vote until all locks that they may have forgotten have expired:
+//! a server was restarted without its data, for example. `Retry-After` says when. Nothing was done.
+//!
+//! ## closing
+//! The instance of the service that was asked is shutting down. Nothing was done by this request, unless
+//! its handler was stopped with it.
 //!
 //! ## lock-lost
 //! The handler was stopped because its lock was lost. It may have done part of its work.
@@ -206,6 +216,20 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Logs
+//!
+//! With the feature `tracing`, each rejection is an event:
+//!
+//! | level | rejections |
+//! |---|---|
+//! | ERROR | a 500: a mistake in the service, such as `missing-lock-layer`; a `ttl` that can't work, when it is set |
+//! | WARN | the first of an outage; a lock that was lost; another 5xx of a key function |
+//! | INFO | the end of an outage, with how many requests were refused and how long it lasted |
+//! | DEBUG | the later ones of an outage; all while the service is closing; 423 and other 4xx |
+//!
+//! An outage is of one layer and its clones. It ends with the first lock that is acquired when no request
+//! was refused for five seconds.
+//!
 //! # What a lock does not do
 //!
 //! It keeps two requests from running at once; it does not make a request idempotent, and one
@@ -237,6 +261,7 @@ mod guides;
 pub mod idempotency;
 pub mod key;
 mod layer;
+mod outage;
 mod path;
 mod read_body;
 mod rejection;

@@ -17,6 +17,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::body::ResponseBody;
+use crate::outage::Outage;
 use crate::rejection::{Rejection, Render};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -164,7 +165,8 @@ where
             let body = match read(body, settings.max_bytes, settings.within).await {
                 Ok(body) => (settings.into_body)(body),
                 Err(rejection) => {
-                    let rejection = rejection.rendered_by(settings.render.as_ref()).logged();
+                    let rejection = rejection.rendered_by(settings.render.as_ref());
+                    let rejection = rejection.logged(&Outage::default());
                     return Ok(rejection.into_bytes().map(ResponseBody::whole));
                 }
             };

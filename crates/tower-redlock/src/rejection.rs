@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
-use redlock_core::{ErrorKind, LockError, LostReason};
+use redlock_core::{ErrorKind, LockError, LostReason, NodeAnswer, NodeReport};
 
 use crate::key::KeyRejection;
 
@@ -20,6 +20,11 @@ pub enum RejectionKind {
     Locked,
     /// The lock service is not there: 503.
     Unavailable,
+    /// The lock servers are there, and do not vote until locks that they may have forgotten have
+    /// expired: 503.
+    Quarantined,
+    /// The service is closing: 503.
+    Closing,
     /// The lock was lost while the handler ran: 503.
     Lost,
     /// The request has no usable key: 400, or what the key function says.
@@ -51,6 +56,8 @@ impl RejectionKind {
         match self {
             Self::Locked => "locked",
             Self::Unavailable => "lock-unavailable",
+            Self::Quarantined => "lock-quarantined",
+            Self::Closing => "closing",
             Self::Lost => "lock-lost",
             Self::BadKey => "bad-lock-key",
             Self::MissingLayer => "missing-lock-layer",
@@ -70,6 +77,8 @@ impl RejectionKind {
         match self {
             Self::Locked => "The resource is locked",
             Self::Unavailable => "The lock service is unavailable",
+            Self::Quarantined => "The lock service is in quarantine",
+            Self::Closing => "The service is closing",
             Self::Lost => "The lock was lost",
             Self::BadKey => "The request has no usable lock key",
             Self::MissingLayer => "The lock layer is missing",
@@ -83,6 +92,14 @@ impl RejectionKind {
             Self::RecordsUnavailable => "The store of answers is unavailable",
             Self::AnswerNotKept => "The answer was not kept",
         }
+    }
+}
+
+impl RejectionKind {
+    /// Whether other requests are refused as well, until a service is back.
+    pub(crate) const fn is_outage(self) -> bool {
+        use RejectionKind::{FencesUnavailable, Quarantined, RecordsUnavailable, Unavailable};
+        matches!(self, Unavailable | Quarantined | FencesUnavailable | RecordsUnavailable)
     }
 }
 
@@ -189,23 +206,6 @@ impl Rejection {
         self
     }
 
-    /// Tells whoever runs the service, who may know more than the client.
-    #[cfg(feature = "tracing")]
-    pub(crate) fn logged(self) -> Self {
-        let (kind, error) = (self.kind, self.source.as_deref().map(tracing::field::display));
-        if self.status.is_server_error() {
-            tracing::warn!(?kind, error, "{self}");
-        } else {
-            tracing::debug!(?kind, error, "{self}");
-        }
-        self
-    }
-
-    #[cfg(not(feature = "tracing"))]
-    pub(crate) fn logged(self) -> Self {
-        self
-    }
-
     fn new(kind: RejectionKind, status: StatusCode, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         Self { kind, status, detail, retry_after: None, source: None, render: None }
@@ -297,10 +297,9 @@ impl Rejection {
         Self::new(RejectionKind::AnswerNotKept, StatusCode::GONE, detail)
     }
 
-    pub(crate) fn shutting_down() -> Self {
-        let detail = "the server is shutting down";
-        Self::new(RejectionKind::Unavailable, StatusCode::SERVICE_UNAVAILABLE, detail)
-            .retriable(None)
+    pub(crate) fn closing() -> Self {
+        let detail = "the service is closing and acquires no more locks; try again later";
+        Self::new(RejectionKind::Closing, StatusCode::SERVICE_UNAVAILABLE, detail).retriable(None)
     }
 }
 
@@ -324,6 +323,16 @@ impl From<LockError> for Rejection {
                 let detail = "the lock was asked for in a way that makes no sense";
                 Self::new(RejectionKind::Misconfigured, misconfigured, detail)
             }
+            ErrorKind::Closed => Self::closing(),
+            ErrorKind::Expired => {
+                let detail = "the lock service answers too late; try again later";
+                Self::new(RejectionKind::Unavailable, unavailable, detail).retriable(pause)
+            }
+            _ if is_quarantined(error.nodes()) => {
+                let detail = "the lock service waits until locks that it may have forgotten have \
+                              expired; try again later";
+                Self::new(RejectionKind::Quarantined, unavailable, detail).retriable(pause)
+            }
             _ => {
                 let detail = "the lock service can't be reached; try again later";
                 Self::new(RejectionKind::Unavailable, unavailable, detail).retriable(pause)
@@ -331,6 +340,17 @@ impl From<LockError> for Rejection {
         };
         Self { source: Some(Arc::new(error)), ..rejection }
     }
+}
+
+/// Whether a majority would vote but for the quarantine.
+fn is_quarantined(nodes: &[NodeReport]) -> bool {
+    use NodeAnswer::{Granted, Held, NotHeld, Quarantined};
+    let count = |is_counted: fn(&NodeAnswer) -> bool| {
+        nodes.iter().filter(|report| is_counted(&report.answer)).count()
+    };
+    let quarantined = count(|answer| matches!(answer, Quarantined { .. }));
+    let voted = count(|answer| matches!(answer, Granted | Held { .. } | NotHeld));
+    quarantined > 0 && voted + quarantined > nodes.len() / 2
 }
 
 impl From<KeyRejection> for Rejection {
@@ -429,6 +449,8 @@ mod tests {
         let kinds = [
             RejectionKind::Locked,
             RejectionKind::Unavailable,
+            RejectionKind::Quarantined,
+            RejectionKind::Closing,
             RejectionKind::Lost,
             RejectionKind::BadKey,
             RejectionKind::MissingLayer,
@@ -456,7 +478,8 @@ mod tests {
         let redlock = Redlock::in_memory();
         redlock.close(Duration::ZERO).await;
         let rejection = Rejection::from(redlock.try_lock("k").await.unwrap_err());
-        assert_eq!(rejection.kind(), RejectionKind::Unavailable);
+        assert_eq!(rejection.kind(), RejectionKind::Closing);
+        assert_eq!(rejection.lock_error().unwrap().kind(), ErrorKind::Closed);
         assert_eq!(rejection.to_problem().headers()[RETRY_AFTER], "1");
     }
 

@@ -143,6 +143,7 @@ impl LockScope {
             request = request.wait(Duration::ZERO);
         }
         let guard = request.await.map_err(|error| self.rejected(error))?;
+        self.shared.settings.outage.succeeded();
         let lease = guard.lease().clone();
         let mut held = self.shared.held.lock();
         if held.over {
@@ -200,6 +201,7 @@ impl ScopeOwner {
 
     /// Takes the lock of the layer itself into the scope.
     pub(crate) fn own(&self, guard: Guard) {
+        self.settings().outage.succeeded();
         self.0.shared.held.lock().own = Some(guard);
     }
 

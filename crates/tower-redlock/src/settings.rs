@@ -9,6 +9,7 @@ use redlock_core::{Key, LockError, Redlock, Renew, Request};
 
 use crate::detached::Detached;
 use crate::key::{KeyFn, KeyRejection, is_selected};
+use crate::outage::Outage;
 use crate::rejection::{Rejection, Render};
 
 /// How long the lock of a request is held.
@@ -72,6 +73,7 @@ pub(crate) struct Settings {
     pub(crate) on_lost: Lost,
     pub(crate) render: Option<Render>,
     pub(crate) detached: Detached,
+    pub(crate) outage: Outage,
 }
 
 impl Settings {
@@ -89,6 +91,7 @@ impl Settings {
             on_lost: Lost::default(),
             render: None,
             detached: Detached::default(),
+            outage: Outage::default(),
         }
     }
 
@@ -117,7 +120,7 @@ impl Settings {
     }
 
     pub(crate) fn rejected(&self, rejection: impl Into<Rejection>) -> Rejection {
-        rejection.into().rendered_by(self.render.as_ref()).logged()
+        rejection.into().rendered_by(self.render.as_ref()).logged(&self.outage)
     }
 }
 
@@ -137,6 +140,7 @@ impl fmt::Debug for Settings {
             on_lost,
             render: _,
             detached,
+            outage: _,
         } = self;
         f.debug_struct("Settings")
             .field("redlock", redlock)

@@ -393,7 +393,7 @@ async fn row_15_without_a_lock_service_it_is_503_and_what_was_done_is_answered()
     redlock.close(Duration::ZERO).await;
     let refused = send(&app, keyed("new"), "").await;
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(problem(refused).await["type"], "https://docs.rs/tower-redlock/#lock-unavailable");
+    assert_eq!(problem(refused).await["type"], "https://docs.rs/tower-redlock/#closing");
     assert!(is_replayed(&send(&app, keyed("done"), "").await));
     assert_eq!(work.times(), 1);
 }

@@ -4,6 +4,7 @@
 mod support;
 
 use std::convert::Infallible;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,12 +12,14 @@ use axum::body::{Body, Bytes};
 use axum::routing::post;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
+use redlock_core::testing::Cluster;
 use redlock_core::{Config, Redlock, Renew};
 use redlock_tests::eventually;
 use support::{Gate, problem, send};
 use tokio::sync::mpsc;
+use tower::{Layer, Service, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_redlock::{Disconnect, Hold, LockScope, Lost, RedlockLayer};
+use tower_redlock::{Disconnect, Hold, LockScope, Lost, RedlockLayer, RejectionKind};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -83,6 +86,59 @@ async fn a_handler_may_go_on_without_its_lock() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_that_the_request_has_lost_is_not_shared_with_its_handler_again() {
+    let redlock = Redlock::in_memory();
+    let thief = redlock.clone();
+    let handler = move |scope: LockScope| async move {
+        let lease = scope.lease().unwrap();
+        steal(&thief, &lease).await;
+        lease.lost().await;
+        format!("{:?}", scope.lock("k").await.unwrap_err().kind())
+    };
+    let layer = locking(&redlock).on_lost(Lost::Continue);
+    let app = Router::new().route("/", post(handler)).layer(layer);
+    assert_eq!(support::text(send(app, Request::post("/")).await).await, "Lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_waits_until_the_servers_have_released_its_locks() {
+    let cluster = Cluster::new(3);
+    let redlock = cluster.redlock();
+    let handler = |scope: LockScope| async move {
+        scope.lock("other").await.unwrap();
+    };
+    let app = Router::new().route("/", post(handler)).layer(locking(&redlock));
+    cluster.nodes().for_each(|node| node.delay(Duration::from_millis(10)));
+    assert_eq!(send(app, Request::post("/")).await.status(), StatusCode::OK);
+    assert_eq!(locked_on(&cluster), [0; 3]);
+
+    let unready = locking(&redlock).layer(NeverReady).oneshot(Request::new(Body::empty()));
+    assert_eq!(unready.await.unwrap_err(), "never ready");
+    assert_eq!(locked_on(&cluster), [0; 3], "also if the handler is not called");
+}
+
+fn locked_on(cluster: &Cluster) -> [usize; 3] {
+    [0, 1, 2].map(|node| cluster.node(node).holders().len())
+}
+
+#[derive(Clone)]
+struct NeverReady;
+
+impl Service<Request<Body>> for NeverReady {
+    type Response = http::Response<Body>;
+    type Error = &'static str;
+    type Future = std::future::Pending<Result<Self::Response, &'static str>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+        Poll::Ready(Err("never ready"))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        unreachable!("it is never ready")
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_renewed_lock_outlives_its_ttl_until_max_hold() {
     let redlock = impatient();
     let gate = Gate::default();
@@ -105,6 +161,65 @@ async fn a_client_that_goes_away_drops_the_handler_and_frees_the_lock() {
     request.abort();
     gate.dropped().await;
     eventually(SOON, "the lock is free", async || !is_held(&redlock, "k").await).await;
+}
+
+/// Gives its scope away, so that it outlives the request, and locks one more key.
+fn giving_its_scope_away(gate: &Gate) -> (axum::routing::MethodRouter, mpsc::Receiver<LockScope>) {
+    let (scopes, kept) = mpsc::channel(1);
+    let gate = gate.clone();
+    let handler = move |scope: LockScope| {
+        let (gate, scopes) = (gate.clone(), scopes.clone());
+        async move {
+            scope.lock("other").await.unwrap();
+            scopes.send(scope).await.unwrap();
+            gate.pass().await;
+        }
+    };
+    (post(handler), kept)
+}
+
+#[tokio::test]
+async fn a_scope_that_outlives_a_cancelled_request_keeps_no_lock_and_takes_none() {
+    let redlock = Redlock::in_memory();
+    let gate = Gate::default();
+    let (handler, mut kept) = giving_its_scope_away(&gate);
+    let app = Router::new().route("/", handler).layer(locking(&redlock));
+    let request = tokio::spawn(send(app, Request::post("/")));
+    let scope = kept.recv().await.unwrap();
+    gate.entered().await;
+    assert!(scope.lease().is_some() && is_held(&redlock, "other").await);
+    request.abort();
+    gate.dropped().await;
+    for key in ["k", "other"] {
+        eventually(SOON, "the lock is free", async || !is_held(&redlock, key).await).await;
+    }
+    assert!(scope.lease().is_none());
+    for key in ["k", "third"] {
+        assert_eq!(scope.lock(key).await.unwrap_err().kind(), RejectionKind::Lost, "{key}");
+        assert!(!is_held(&redlock, key).await);
+    }
+}
+
+#[tokio::test]
+async fn a_lock_that_is_acquired_while_its_request_is_cancelled_is_released() {
+    let redlock = Redlock::in_memory();
+    let gate = Gate::default();
+    let (handler, mut kept) = giving_its_scope_away(&gate);
+    let layer = RedlockLayer::scope_only(redlock.clone()).wait(SOON);
+    let app = Router::new().route("/", handler).layer(layer);
+    let request = tokio::spawn(send(app, Request::post("/")));
+    let scope = kept.recv().await.unwrap();
+    let held = redlock.lock("z").await.unwrap();
+    let late = tokio::spawn(async move { scope.lock("z").await });
+    tokio::task::yield_now().await;
+    request.abort();
+    gate.dropped().await;
+    held.release().await;
+    let rejection = late.await.unwrap().unwrap_err();
+    assert_eq!(rejection.kind(), RejectionKind::Lost);
+    for key in ["z", "other"] {
+        eventually(SOON, "the lock is free", async || !is_held(&redlock, key).await).await;
+    }
 }
 
 #[tokio::test]
@@ -217,6 +332,24 @@ async fn a_body_that_is_dropped_frees_the_lock() {
     let response = send(app, Request::post("/")).await;
     assert!(is_held(&redlock, "k").await);
     drop(response);
+    eventually(SOON, "the lock is free", async || !is_held(&redlock, "k").await).await;
+}
+
+#[tokio::test]
+async fn a_scope_that_outlives_a_dropped_body_keeps_no_lock() {
+    let redlock = Redlock::in_memory();
+    let (scopes, mut kept) = mpsc::channel(1);
+    let handler = move |scope: LockScope| {
+        scopes.try_send(scope).unwrap();
+        async { Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>()) }
+    };
+    let layer = locking(&redlock).hold(Hold::Body);
+    let app = Router::new().route("/", post(handler)).layer(layer);
+    let response = send(app, Request::post("/")).await;
+    let scope: LockScope = kept.recv().await.unwrap();
+    assert!(scope.lease().is_some());
+    drop(response);
+    assert!(scope.lease().is_none());
     eventually(SOON, "the lock is free", async || !is_held(&redlock, "k").await).await;
 }
 

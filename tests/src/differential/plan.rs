@@ -7,7 +7,7 @@ use redlock_core::testing::twin::{Asked, Op};
 use redlock_core::{Config, Key, Safety, Token};
 
 /// The key of a server's record.
-pub(super) const RECORD: &str = "redlock:node";
+pub(super) const RECORD: &str = "{redlock}:node";
 
 /// After it nothing of what was short is left, nor of a short quarantine.
 const LONG_ENOUGH: Duration = Duration::from_millis(35);

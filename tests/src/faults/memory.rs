@@ -98,7 +98,7 @@ impl Memory {
         let info: String = fleet[node].try_ask(cmd("INFO").arg("server")).await?;
         let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
         let mut ask = cmd("HMGET");
-        ask.arg("redlock:node").arg("run").arg("all");
+        ask.arg("{redlock}:node").arg("run").arg("all");
         for counter in &unknown {
             ask.arg(counter);
         }
@@ -223,7 +223,7 @@ mod tests {
         let counter = counter_of("a");
         let record = async |run: &str| {
             let mut set = cmd("HSET");
-            set.arg("redlock:node").arg("run").arg(run).arg(counter).arg(9);
+            set.arg("{redlock}:node").arg("run").arg(run).arg(counter).arg(9);
             fleet[0].try_ask::<()>(&set).await.unwrap();
             memory.look(&fleet, 0).await.unwrap();
         };

@@ -7,6 +7,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult, TlsCertificates, cmd,
 };
+use redlock_core::Key;
 
 use super::{Address, Admin, RedisServer, ServerOptions};
 
@@ -32,7 +33,7 @@ impl RedisServer {
 
     pub(crate) async fn try_keys(&self) -> RedisResult<Vec<String>> {
         let mut keys: Vec<String> = self.try_ask(cmd("KEYS").arg("*")).await?;
-        keys.retain(|key| !key.ends_with("redlock:node") && !key.contains("redlock:void:"));
+        keys.retain(|key| !key.contains(Key::RESERVED));
         keys.sort();
         Ok(keys)
     }

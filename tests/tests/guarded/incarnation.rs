@@ -129,7 +129,7 @@ async fn one_server_that_lost_its_data_costs_no_lock_and_is_back_after_its_quara
         redlock.try_lock("another").await.unwrap().release().await;
         let mut connection = fleet[2].connection().await;
         let fields =
-            redis::cmd("HLEN").arg("redlock:node").query_async::<usize>(&mut connection).await;
+            redis::cmd("HLEN").arg("{redlock}:node").query_async::<usize>(&mut connection).await;
         fields.unwrap() >= 1024
     })
     .await;

@@ -115,7 +115,7 @@ async fn a_lock_of_servers_that_forgot_their_counters_is_ordered_by_clocks_and_t
             let mut connection = server.connection().await;
             let mut ask = redis::cmd("HKEYS");
             let fields: Vec<String> =
-                ask.arg("redlock:node").query_async(&mut connection).await.unwrap();
+                ask.arg("{redlock}:node").query_async(&mut connection).await.unwrap();
             if !fields.contains(&counter) {
                 return false;
             }
@@ -170,11 +170,11 @@ async fn what_a_server_keeps_besides_locks_is_bounded() {
     }
     let mut connection = fleet[0].connection().await;
     let fields: usize =
-        redis::cmd("HLEN").arg("redlock:node").query_async(&mut connection).await.unwrap();
+        redis::cmd("HLEN").arg("{redlock}:node").query_async(&mut connection).await.unwrap();
     assert!(fields > 1000 && fields <= 1024 + 6, "{fields} fields");
     let bytes: usize = redis::cmd("MEMORY")
         .arg("USAGE")
-        .arg("redlock:node")
+        .arg("{redlock}:node")
         .arg("SAMPLES")
         .arg(0)
         .query_async(&mut connection)

@@ -5,6 +5,7 @@ mod connections;
 mod contract;
 mod environment;
 mod keys;
+mod logins;
 mod reading;
 mod retries;
 

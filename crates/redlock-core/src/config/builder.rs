@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::check::{
-    Place, check_groups, check_interval, check_label, check_max_clock_skew, check_max_ttl,
-    check_node_deadline, usable_ttl, whole_millis,
+    Place, check_groups, check_interval, check_key_prefix, check_label, check_max_clock_skew,
+    check_max_ttl, check_node_deadline, usable_ttl, whole_millis,
 };
 use super::drift::Drift;
 use super::safety::Checks;
@@ -17,7 +17,6 @@ use crate::ring::RingScheme;
 use crate::token::MAX_LABEL_LEN;
 
 const MAX_POOL_SIZE: usize = 64;
-const MAX_PREFIX_LEN: usize = 256;
 const NODE_DEADLINES: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(5)..=Duration::from_millis(50);
 
@@ -143,7 +142,7 @@ impl ConfigBuilder {
 
     /// The pauses between tries: random, at most `base` the first time, then twice as long each
     /// time, at most `cap`. Default: 50 ms to 3 s. The base must be at least 1 ms, and no longer than
-    /// the cap.
+    /// the cap, which is at most 365 days.
     pub fn retry_interval(mut self, base: Duration, cap: Duration) -> Self {
         self.retry_interval = Backoff { base, cap };
         self
@@ -156,7 +155,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// How long one server may take to answer before it counts as silent: more than zero, and less
+    /// How long one server may take to answer before it counts as silent: at least 1 ms, and less
     /// than half of the TTL. Default: a twentieth of the TTL, at least 5 ms and at most 50 ms.
     pub fn node_deadline(mut self, deadline: Duration) -> Self {
         self.node_deadline = Some(deadline);
@@ -165,6 +164,8 @@ impl ConfigBuilder {
 
     /// What to put in front of every key on the servers, at most 256 bytes. Default: nothing, so
     /// that other Redlock clients contend for the same keys.
+    ///
+    /// It neither contains [`Key::RESERVED`](crate::Key::RESERVED) nor ends in its beginning.
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.key_prefix = prefix.into();
         self
@@ -358,11 +359,7 @@ impl ConfigBuilder {
         }
         check_interval("retry_interval", self.retry_interval)?;
         check_interval("reconnection_interval", self.reconnection_interval)?;
-        if self.key_prefix.len() > MAX_PREFIX_LEN {
-            let value = format!("{} bytes", self.key_prefix.len());
-            let fix = format!("shorten it to at most {MAX_PREFIX_LEN} bytes");
-            return Err(ConfigError::new("key_prefix", value, fix));
-        }
+        check_key_prefix(&self.key_prefix)?;
         if let Some(label) = &self.label {
             check_label(label)?;
         }
@@ -486,9 +483,9 @@ mod tests {
     #[test]
     fn a_bad_server_is_reported_by_its_place() {
         let bad = Config::servers(["redis://a", "bad", "redis://c"]);
-        assert_refused(bad, "servers[1]", "bad", "redis://host:6379");
+        assert_refused(bad, "servers[1]", "***", "redis://host:6379");
         let bad = Config::cluster([["redis://u:secret@a/x"]]);
-        assert_refused(bad, "cluster[0].servers[0]", "redis://u:***@a/x", "a number");
+        assert_refused(bad, "cluster[0].servers[0]", "redis://***", "a number");
     }
 
     #[test]
@@ -570,6 +567,18 @@ mod tests {
         let prefix = |len| one().key_prefix("p".repeat(len));
         assert_refused(prefix(257), "key_prefix", "257 bytes", "at most 256");
         assert_eq!(prefix(256).build().unwrap().key_prefix().len(), 256);
+    }
+
+    #[test]
+    fn a_prefix_that_some_key_makes_a_name_of_the_library_is_refused() {
+        for prefix in ["{redlock}", "a{redlock}:", "{", "app:{redlock"] {
+            let builder = one().key_prefix(prefix);
+            let value = format!("{prefix:?}");
+            assert_refused(builder, "key_prefix", &value, "end the prefix in a colon");
+        }
+        for prefix in ["redlock:", "{redlock:", "{app}:", "redlock}"] {
+            assert_eq!(one().key_prefix(prefix).build().unwrap().key_prefix(), prefix.as_bytes());
+        }
     }
 
     #[test]

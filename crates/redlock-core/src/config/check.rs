@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use super::drift::Drift;
 use super::{Backoff, CheckedGroup, ConfigError, Group, Safety};
+use crate::key::{Key, may_become_reserved};
 use crate::token::{MAX_LABEL_LEN, is_label};
 
 const MAX_SERVERS: usize = 63;
+const MAX_PREFIX_LEN: usize = 256;
 
 /// The longest time to live: a lock that is to be held for years is not a lease.
 const MAX_TTL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -59,7 +61,6 @@ pub(super) fn check_groups(
     let mut places = HashMap::new();
     let mut checked = Vec::with_capacity(groups.len());
     for (at, group) in groups.iter().enumerate() {
-        check_count(&place.group(at), group.servers().len())?;
         let mut servers = Vec::with_capacity(group.servers().len());
         for (server_at, server) in group.servers().iter().enumerate() {
             let field = place.server(at, server_at);
@@ -72,6 +73,7 @@ pub(super) fn check_groups(
                 return Err(ConfigError::new(field, server.address(), fix));
             }
         }
+        check_count(&place.group(at), group.servers().len())?;
         let field = format!("{}.name", place.group(at));
         if group.name().is_empty() {
             let fix = "it decides which keys the group owns: give it a name";
@@ -101,6 +103,26 @@ pub(crate) fn check_label(label: &str) -> Result<(), ConfigError> {
     Err(ConfigError::new("label", value, fix))
 }
 
+pub(super) fn check_key_prefix(prefix: &str) -> Result<(), ConfigError> {
+    let error = |value: String, fix| Err(ConfigError::new("key_prefix", value, fix));
+    let len = prefix.len();
+    if len > MAX_PREFIX_LEN {
+        return error(
+            format!("{len} bytes"),
+            format!("shorten it to at most {MAX_PREFIX_LEN} bytes"),
+        );
+    }
+    if may_become_reserved(prefix.as_bytes()) {
+        let fix = format!(
+            "it contains {0}, or ends in its beginning, and {0} is reserved for what the library \
+             itself keeps on the servers: leave that out, or end the prefix in a colon",
+            Key::RESERVED
+        );
+        return error(format!("\"{}\"", prefix.escape_debug()), fix);
+    }
+    Ok(())
+}
+
 /// The TTL as the servers count it, if it outlives the drift and two node deadlines.
 pub(super) fn usable_ttl(
     ttl: Duration,
@@ -119,14 +141,18 @@ pub(super) fn usable_ttl(
     if whole <= drifted.saturating_add(node_deadline.saturating_mul(2)) {
         let fixed = drift.fixed().saturating_add(node_deadline.saturating_mul(2));
         let least = fixed.as_secs_f64() / (1.0 - drift.factor) * 1000.0;
-        let advice = format!("set a ttl of at least {}ms", least.floor() + 1.0);
+        let longer = match least < MAX_TTL.as_secs_f64() * 1000.0 {
+            true => format!("a ttl of at least {}ms, or ", least.floor() + 1.0),
+            false => String::new(),
+        };
         let or_else = match drift.max_skew.is_zero() {
+            true if drift.factor > 0.5 => "a smaller drift_factor",
             true => "a shorter node_deadline",
             false => "a smaller max_clock_skew, which counts four times",
         };
         return error(format!(
             "nothing would be left of it after the drift of the clocks, {drifted:?}, and two node \
-             deadlines of {node_deadline:?}: {advice}, or {or_else}"
+             deadlines of {node_deadline:?}: set {longer}{or_else}"
         ));
     }
     Ok(whole)
@@ -160,8 +186,10 @@ pub(super) fn check_max_clock_skew(skew: Duration, safety: Safety) -> Result<(),
 
 pub(super) fn check_node_deadline(deadline: Duration, ttl: Duration) -> Result<(), ConfigError> {
     let error = |fix: String| Err(ConfigError::new("node_deadline", format!("{deadline:?}"), fix));
-    if deadline.is_zero() {
-        return error("no server answers in no time: set at least a few milliseconds".into());
+    if deadline < Duration::from_millis(1) {
+        return error(
+            "no server answers in so little time: set at least a few milliseconds".into(),
+        );
     }
     if deadline >= ttl / 2 && !ttl.is_zero() {
         return error(format!(
@@ -173,12 +201,16 @@ pub(super) fn check_node_deadline(deadline: Duration, ttl: Duration) -> Result<(
 
 pub(super) fn check_interval(field: &str, interval: Backoff) -> Result<(), ConfigError> {
     let value = format!("{:?} to {:?}", interval.base, interval.cap);
-    if interval.base.is_zero() {
+    if interval.base < Duration::from_millis(1) {
         let fix = "without a pause the servers are flooded: set a base of at least 1ms";
         return Err(ConfigError::new(field, value, fix));
     }
     if interval.base > interval.cap {
         let fix = "the first pause is longer than the longest: set a base up to the cap";
+        return Err(ConfigError::new(field, value, fix));
+    }
+    if interval.cap > MAX_TTL {
+        let fix = "a pause of more than a year never ends: set a smaller cap";
         return Err(ConfigError::new(field, value, fix));
     }
     Ok(())

@@ -11,7 +11,7 @@ pub enum Safety {
     /// forgotten has run out: it was restarted, flushed, restored, or is a replica that was
     /// promoted. Every lock carries a [fencing token](crate::FencingToken).
     ///
-    /// Each server keeps one key more, the prefix and `redlock:node`, of at most a hundred
+    /// Each server keeps one key more, the prefix and `{redlock}:node`, of at most a hundred
     /// kilobytes. Servers that were never used are quarantined as well, for one
     /// [`max_ttl`](crate::ConfigBuilder::max_ttl): see [`Redlock::provision`](crate::Redlock::provision)
     /// and [`Redlock::connect`](crate::Redlock::connect).

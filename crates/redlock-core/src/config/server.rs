@@ -13,7 +13,6 @@ use redis::{
     RedisConnectionInfo, TlsCertificates,
 };
 
-use self::url::masked;
 use super::error::ConfigError;
 
 const DEFAULT_PORT: u16 = 6379;
@@ -36,15 +35,17 @@ const DEFAULT_PORT: u16 = 6379;
 ///
 /// | URL | what it is |
 /// |---|---|
-/// | `redis://[[user]:password@]host[:port][/database]` | TCP |
+/// | `redis://[user][:password]@host[:port][/database]`, `redis://host…` | TCP |
 /// | `rediss://…` | TLS; the certificate is always verified |
 /// | `redis+unix:///path/to/socket[?db=…&user=…&pass=…]`, `unix://…` | a Unix domain socket |
 ///
 /// `valkey://`, `valkeys://` and `valkey+unix://` mean the same. The port is 6379 and the database
-/// 0 if not given. In user and password, `@ : / ? # %` are written as `%40 %3A %2F %3F %23 %25`.
+/// 0 if not given. In user and password, `@ : / ? # %` are written as `%40 %3A %2F %3F %23 %25`, and
+/// `&` as `%26`. A password has a colon in front, also without a user: `redis://:password@host`. A
+/// user without a password is an ACL user with `nopass`.
 ///
 /// What is wrong with it is reported by [`ConfigBuilder::build`](crate::ConfigBuilder::build).
-/// `Debug` hides the password.
+/// `Debug` hides the password, and the user, which may be a password in the wrong place.
 #[derive(Clone)]
 pub struct Server {
     endpoint: Endpoint,
@@ -75,7 +76,9 @@ impl Server {
         let host = host.into();
         match checked_host(&host) {
             Ok(host) => Self::at(Endpoint::Tcp { host, port: DEFAULT_PORT, tls: false }),
-            Err(fix) => Self::unusable(Fault::new(masked(&host), fix)),
+            Err(fix) if host.is_empty() => Self::unusable(Fault::new("(empty)", fix)),
+            // It may be a whole URL, or a password.
+            Err(fix) => Self::unusable(Fault::new("***", fix)),
         }
     }
 
@@ -117,8 +120,8 @@ impl Server {
         self
     }
 
-    /// The name of the ACL user, which goes with a [password](Self::auth); the server's default user
-    /// unless set, or if empty.
+    /// The name of the ACL user, which goes with a [password](Self::auth) unless the user has
+    /// `nopass`; the server's default user unless set, or if empty.
     #[must_use]
     pub fn username(mut self, username: impl Into<String>) -> Self {
         self.username = non_empty(username.into());
@@ -166,11 +169,6 @@ impl Server {
         if let Some(Fault { value, fix }) = &self.fault {
             return Err(ConfigError::new("servers", value, fix));
         }
-        if self.username.is_some() && self.password.is_none() {
-            return Err(
-                self.error("a user logs in with a password: give it, or leave the user out")
-            );
-        }
         let address = match &self.endpoint {
             Endpoint::Tcp { host, port, tls: false } => ConnectionAddr::Tcp(host.clone(), *port),
             Endpoint::Tcp { host, port, tls: true } => ConnectionAddr::TcpTls {
@@ -186,7 +184,8 @@ impl Server {
             .set_protocol(ProtocolVersion::RESP3)
             .set_skip_set_lib_name();
         if let Some(username) = &self.username {
-            login = login.set_username(username);
+            // Any password logs a user in that has `nopass`; without one the name is not sent.
+            login = login.set_username(username).set_password("");
         }
         if let Some(password) = &self.password {
             login = login.set_password(password);
@@ -262,7 +261,7 @@ impl fmt::Debug for Server {
         f.debug_struct("Server")
             .field("address", &self.address())
             .field("tls", &matches!(self.endpoint, Endpoint::Tcp { tls: true, .. }))
-            .field("username", &self.username)
+            .field("username", &self.username.as_ref().map(|_| "***"))
             .field("password", &self.password.as_ref().map(|_| "***"))
             .field("tls_ca", &self.tls_ca.is_some())
             .finish()
@@ -387,6 +386,34 @@ mod tests {
         assert!(unix.check().is_ok());
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_plus_in_the_password_is_a_plus_in_every_url() {
+        let password = |url: &str| info(url).redis_settings().password().map(str::to_owned);
+        for url in
+            ["redis://:a+b%20c@h", "redis+unix:///s?pass=a+b%20c", "unix:///s?db=1&pass=a%2Bb%20c"]
+        {
+            assert_eq!(password(url).as_deref(), Some("a+b c"), "{url}");
+        }
+        let user = info("unix:///s?user=a+b&pass=c");
+        assert_eq!(user.redis_settings().username(), Some("a+b"));
+    }
+
+    #[test]
+    fn a_user_without_a_password_is_named_to_the_server_and_not_shown() {
+        for server in [
+            Server::from("redis://s3cret@h"),
+            Server::from("redis://s3cret:@h"),
+            Server::new("h").username("s3cret"),
+            Server::new("h").username("s3cret").auth(""),
+        ] {
+            let info = info(&server);
+            let login = info.redis_settings();
+            assert_eq!((login.username(), login.password()), (Some("s3cret"), Some("")));
+            assert!(!format!("{server:?}").contains("s3cret"), "{server:?}");
+        }
+    }
+
     #[test]
     fn connections_speak_resp3_without_delay() {
         let info = info("redis://h");
@@ -418,7 +445,7 @@ mod tests {
         let server = Server::from("rediss://locker:s3cret@h/1").tls_ca("s3cret");
         let shown = format!("{server:?}");
         assert!(!shown.contains("s3cret"), "{shown}");
-        assert!(shown.contains("h:6379/1") && shown.contains("locker"), "{shown}");
+        assert!(shown.contains("h:6379/1") && !shown.contains("locker"), "{shown}");
         let checked = Server::from("redis://locker:s3cret@h/1").check().unwrap();
         assert_eq!(format!("{checked:?}"), "h:6379/1");
     }
@@ -426,27 +453,28 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_with_value_and_fix() {
         for (url, value, fix) in [
-            ("", " = :", "redis://host:6379"),
-            ("localhost:6379", "localhost:6379", "redis://host:6379"),
-            ("10.0.0.1", "10.0.0.1", "redis://host:6379"),
+            ("", "(empty)", "redis://host:6379"),
+            (" ", "(empty)", "leave it out"),
+            ("localhost:6379", "***", "redis://host:6379"),
+            ("10.0.0.1", "***", "redis://host:6379"),
             ("http://h", "http://***", "redis://host:6379"),
-            ("redis://", "redis://", "no host"),
-            ("redis:///0", "redis:///0", "no host"),
-            ("redis://0.0.0.0", "redis://0.0.0.0", "give its address"),
-            ("redis://[::]", "redis://[::]", "give its address"),
-            ("redis://h\u{e4}", "redis://h\u{e4}", "not a host"),
+            ("redis://", "redis://***", "no host"),
+            ("redis:///0", "redis://***", "no host"),
+            ("redis://0.0.0.0", "redis://***", "give its address"),
+            ("redis://[::]", "redis://***", "give its address"),
+            ("redis://h\u{e4}", "redis://***", "not a host"),
             ("redis://h:0", "h:0", "port 0"),
-            ("redis://h:99999", "redis://h:99999", "port"),
-            ("redis://h/one", "redis://h/one", "the database is a number"),
-            ("redis://h/-1", "redis://h/-1", "the database is a number"),
-            ("redis://h/99999999999", "redis://h/", "the database is a number"),
-            ("redis://h?db=1", "redis://h***", "leave out"),
-            ("redis://user@h", "h:6379", "with a password"),
-            ("redis://u:%ff@h", "redis://u:***@h", "UTF-8"),
-            ("unix://run/redis.sock", "unix://run/redis.sock", "three slashes"),
+            ("redis://h:99999", "redis://***", "port"),
+            ("redis://h/one", "redis://***", "the database is a number"),
+            ("redis://h/-1", "redis://***", "the database is a number"),
+            ("redis://h/99999999999", "redis://***", "the database is a number"),
+            ("redis://h?db=1", "redis://***", "leave out"),
+            ("redis://u:%ff@h", "redis://***", "UTF-8"),
+            ("unix://run/redis.sock", "unix://***", "three slashes"),
             ("unix:///", "/", "the path of a socket"),
-            ("unix:///s?db=x", "unix:///s***", "the database is a number"),
-            ("unix:///s?password=x", "unix:///s***", "only db, user and pass"),
+            ("unix:///s?db=x", "unix://***", "the database is a number"),
+            ("unix:///s?password=x", "unix://***", "only db, user and pass"),
+            ("unix:///s?pass=%ff", "unix://***", "UTF-8"),
         ] {
             let error = refusal(url);
             assert!(error.starts_with("servers = "), "{url}: {error}");
@@ -492,7 +520,7 @@ mod tests {
     #[test]
     fn the_first_fault_is_the_one_that_is_reported() {
         let error = refusal(Server::new("a b").port(0));
-        assert!(error.contains("a b"), "{error}");
+        assert!(error.contains("not a host"), "{error}");
     }
 
     /// Self-signed, made for this test; nobody has its key.

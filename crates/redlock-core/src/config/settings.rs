@@ -364,9 +364,9 @@ mod tests {
             (r#"{}"#, "servers = (not given): give a list of servers"),
             (r#"{ "servers": ["redis://a"], "cluster": [] }"#, "cluster = (given with servers)"),
             (r#"{ "servers": ["redis://a", "redis://b"] }"#, "servers = 2 servers: an even number"),
-            (r#"{ "servers": ["redis://u:s3cret@a/x"] }"#, "servers[0] = redis://u:***@a/x: "),
+            (r#"{ "servers": ["redis://u:s3cret@a/x"] }"#, "servers[0] = redis://***: "),
             (r#"{ "servers": ["redis://a"], "ttl": "1ms" }"#, "ttl = 1ms: nothing would be left"),
-            (r#"{ "cluster": [[{ "host": "" }]] }"#, "cluster[0].servers[0] = : it is not a host"),
+            (r#"{ "cluster": [[{ "host": "" }]] }"#, "cluster[0].servers[0] = (empty): it is not"),
         ] {
             let refused = read(json).unwrap_err();
             assert!(refused.starts_with(error), "{refused}");

@@ -4,7 +4,7 @@
 //! deletions alone; so are all votes in the guarded mode. Releases are sent after what was posted
 //! later, unless that is of the same key: commands of one key never overtake each other. The release
 //! of a lock and the acquisition of the next one are in one call, so that nobody else gets the key
-//! in between.
+//! in between. Reads are a call of their own, after everything else, and write nothing.
 
 use std::future::{pending, poll_fn, ready};
 use std::mem::take;
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::connection::{Connection, Dialect};
 use super::guarded::{self, Guarding};
 use super::mailbox::Mailbox;
+use super::outage::Standing;
 use super::wire::{self, NativeDelete, Reply, ScriptBy};
 use super::{Command, Op};
 use crate::protocol::quorum::NodeAnswer;
@@ -33,12 +34,15 @@ pub(super) struct Batch<'l> {
     pub(super) replies: Pin<Box<dyn Future<Output = RedisResult<Vec<Value>>> + Send>>,
     /// What is answered if no reply comes.
     pub(super) fate: NodeAnswer,
+    /// What its answers say about the server.
+    pub(super) standing: Standing,
 }
 
 /// What the server is asked in one piece.
 enum Call {
     Single(Command),
     Releases(Vec<Command>),
+    Reads(Vec<Command>),
     Succession { release: Command, acquire: Command, ttl: Duration },
     Guarded(Vec<Command>),
 }
@@ -73,7 +77,8 @@ impl<'l> Batch<'l> {
         };
         let fate = NodeAnswer::Failed("its connection task ended".into());
         let replies = Box::pin(pending());
-        (Self { mailbox, calls, by, sent: Instant::now(), replies, fate }, pipeline)
+        let standing = Standing::default();
+        (Self { mailbox, calls, by, sent: Instant::now(), replies, fate, standing }, pipeline)
     }
 
     /// Casts the votes. What the server did not run for want of a script joins `again`, and so do
@@ -86,7 +91,7 @@ impl<'l> Batch<'l> {
     ) -> Result<(), Arc<str>> {
         let mut unfit = None;
         let mut answered = 0;
-        let by = self.by;
+        let (by, standing) = (self.by, &mut self.standing);
         let mut cast = |command: Command, reply| match reply {
             Reply::Again if by == ScriptBy::Hash => again.commands.push(command),
             Reply::Vote(_) if command.op.is_release() && again.precedes(&command) => {
@@ -94,6 +99,7 @@ impl<'l> Batch<'l> {
             }
             Reply::Vote(vote) => {
                 answered += 1;
+                standing.observe(command.op, &vote.answer);
                 command.seat.answer(vote);
             }
             Reply::Again => {
@@ -109,7 +115,7 @@ impl<'l> Batch<'l> {
         for (call, reply) in take(&mut self.calls).into_iter().zip(replies) {
             match call {
                 Call::Single(command) => cast(command, wire::classify(reply)),
-                Call::Releases(commands) => {
+                Call::Releases(commands) | Call::Reads(commands) => {
                     let replies = wire::classify_each(reply, commands.len());
                     commands.into_iter().zip(replies).for_each(|(one, reply)| cast(one, reply));
                 }
@@ -177,7 +183,7 @@ impl Call {
         match self {
             Self::Single(command) => vec![command],
             Self::Succession { release, acquire, .. } => vec![release, acquire],
-            Self::Releases(commands) | Self::Guarded(commands) => commands,
+            Self::Releases(commands) | Self::Reads(commands) | Self::Guarded(commands) => commands,
         }
     }
 }
@@ -187,6 +193,7 @@ impl Call {
 fn guarded(commands: Vec<Command>, by: ScriptBy, guarding: &Guarding) -> (Vec<Call>, Pipeline) {
     let mut pipeline = Pipeline::with_capacity(2);
     let mut calls = Vec::with_capacity(2);
+    let (commands, reads) = without_reads(commands, guarded::is_read);
     let mut votes = Vec::with_capacity(commands.len());
     let mut releases = Vec::new();
     let last = commands.iter().map(|one| (guarded::is_no_vote(one.op), &one.key));
@@ -206,18 +213,27 @@ fn guarded(commands: Vec<Command>, by: ScriptBy, guarding: &Guarding) -> (Vec<Ca
         calls.push(Call::Guarded(votes));
     }
     for releases in together(releases, by) {
-        wire::encode_releases(&mut pipeline, releases.iter().map(wire::named_holder), by);
+        wire::encode_releases(&mut pipeline, releases.iter().map(wire::held_by), by);
         calls.push(Call::Releases(releases));
+    }
+    for reads in together(reads, by) {
+        wire::encode_reads(&mut pipeline, reads.iter().map(|read| &read.key), by);
+        calls.push(Call::Reads(reads));
     }
     (calls, pipeline)
 }
 
+/// The commands that may write, and those that only read.
+fn without_reads(commands: Vec<Command>, is_read: fn(Op) -> bool) -> (Vec<Command>, Vec<Command>) {
+    commands.into_iter().partition(|command| !is_read(command.op))
+}
+
 /// One call for all, or one for each if the script is sent in full.
-fn together(releases: Vec<Command>, by: ScriptBy) -> Vec<Vec<Command>> {
+fn together(commands: Vec<Command>, by: ScriptBy) -> Vec<Vec<Command>> {
     match by {
-        ScriptBy::Hash if releases.is_empty() => Vec::new(),
-        ScriptBy::Hash => vec![releases],
-        ScriptBy::Source => releases.into_iter().map(|release| vec![release]).collect(),
+        ScriptBy::Hash if commands.is_empty() => Vec::new(),
+        ScriptBy::Hash => vec![commands],
+        ScriptBy::Source => commands.into_iter().map(|command| vec![command]).collect(),
     }
 }
 
@@ -235,8 +251,11 @@ fn plain(
                 wire::encode_succession(&mut pipeline, [release, acquire], *ttl);
             }
             Call::Releases(commands) | Call::Guarded(commands) => {
-                let held = commands.iter().map(wire::named_holder);
+                let held = commands.iter().map(wire::held_by);
                 wire::encode_releases(&mut pipeline, held, by);
+            }
+            Call::Reads(commands) => {
+                wire::encode_reads(&mut pipeline, commands.iter().map(|read| &read.key), by);
             }
         }
     }
@@ -245,6 +264,7 @@ fn plain(
 
 /// Gathers the releases that no later command of their key follows.
 fn calls(commands: Vec<Command>, by: ScriptBy, native: Option<NativeDelete>) -> Vec<Call> {
+    let (commands, reads) = without_reads(commands, wire::is_plain_read);
     let last = commands.iter().map(|one| (wire::is_release_call(one.op, native), &one.key));
     let may_go_last = wire::may_go_last(last);
     let mut calls = Vec::with_capacity(commands.len());
@@ -264,6 +284,7 @@ fn calls(commands: Vec<Command>, by: ScriptBy, native: Option<NativeDelete>) -> 
         }
     }
     calls.extend(together(releases, by).into_iter().map(Call::Releases));
+    calls.extend(together(reads, by).into_iter().map(Call::Reads));
     calls
 }
 
@@ -312,10 +333,22 @@ mod tests {
             (Op::Release, "b"),
         ];
         let votes = vec![Op::Release, ACQUIRE, ACQUIRE, Op::Void];
-        let together = [votes.clone(), vec![Op::Reclaim, Op::Inspect, Op::Release]];
+        let together = [votes.clone(), vec![Op::Reclaim, Op::Release], vec![Op::Inspect]];
         assert_eq!(calls_of(&guarded(), &commands, ScriptBy::Hash), together);
-        let singly = [votes, vec![Op::Reclaim], vec![Op::Inspect], vec![Op::Release]];
+        let singly = [votes, vec![Op::Reclaim], vec![Op::Release], vec![Op::Inspect]];
         assert_eq!(calls_of(&guarded(), &commands, ScriptBy::Source), singly);
+    }
+
+    #[test]
+    fn reads_are_a_call_of_their_own_in_both_modes() {
+        let plain = Dialect::Plain { native_delete: Some(NativeDelete::Delex) };
+        let commands = [(Op::Inspect, "a"), (ACQUIRE, "a"), (Op::Inspect, "a"), (Op::Release, "b")];
+        let reads = vec![Op::Inspect; 2];
+        let expected = [vec![ACQUIRE], vec![Op::Release], reads.clone()];
+        assert_eq!(calls_of(&guarded(), &commands, ScriptBy::Hash), expected);
+        assert_eq!(calls_of(&plain, &commands, ScriptBy::Hash), expected);
+        let only = [(Op::Inspect, "a"), (Op::Inspect, "a")];
+        assert_eq!(calls_of(&guarded(), &only, ScriptBy::Hash), [reads]);
     }
 
     #[test]

@@ -21,8 +21,9 @@ use tokio::time::timeout;
 
 use super::guarded::Guarding;
 use super::survey::{SECTIONS, Survey};
-use super::wire::{EXTEND, GUARDED, NativeDelete, PREFLIGHT, RELEASE, Script, describe};
+use super::wire::{EXTEND, GUARDED, NativeDelete, PREFLIGHT, READ, RELEASE, Script, describe};
 use crate::config::{CheckPolicy, Checks, ServerCheck};
+use crate::key::Key;
 use crate::latch::Latch;
 
 /// How long setting up a connection may take: TCP, TLS, authentication and the questions asked.
@@ -63,7 +64,10 @@ impl From<RedisError> for Cause {
     fn from(error: RedisError) -> Self {
         let text = match (error.kind(), error.code()) {
             (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
-                format!("authentication failed, check username and password ({error})")
+                format!(
+                    "authentication failed, check username and password; in a URL a password has \
+                     a colon in front ({error})"
+                )
             }
             // What the parser found is several lines of whatever the other side sent.
             (ErrorKind::Parse, _) => "its answer is not the Redis protocol".into(),
@@ -116,6 +120,27 @@ pub(super) struct Connection {
     /// `None` where the user may not ask: then nothing can be said about old connections.
     id: Option<ConnectionId>,
     dialect: Dialect,
+    address: Arc<str>,
+    told: Arc<Told>,
+}
+
+/// Warnings about one server that the log has already. It gets each once, and not with each
+/// connection.
+#[derive(Debug, Default)]
+pub(super) struct Told(Mutex<Vec<String>>);
+
+impl Told {
+    const MOST: usize = 16;
+
+    /// Whether it is news.
+    fn is_new(&self, warning: &str) -> bool {
+        let mut told = self.0.lock();
+        let is_new = told.len() < Self::MOST && !told.iter().any(|earlier| earlier == warning);
+        if is_new {
+            told.push(warning.to_owned());
+        }
+        is_new
+    }
 }
 
 /// How the server is talked to.
@@ -157,11 +182,16 @@ impl Connection {
             let mut kill = cmd("CLIENT");
             kill.arg("KILL").arg("ID").arg(suspect.client_id);
             match redis.send_packed_command(&kill).await? {
-                Value::ServerError(error) => tracing::warn!(
-                    "a lost connection could not be closed ({}); what it had in flight may stay \
-                     locked for its time to live",
-                    describe(&error)
-                ),
+                Value::ServerError(error) => {
+                    let cause = describe(&error);
+                    if self.told.is_new(&cause) {
+                        tracing::warn!(
+                            node = %self.address, %cause,
+                            "connections that were lost can't be closed; what they had in flight \
+                             may stay locked for its time to live"
+                        );
+                    }
+                }
                 _closed_or_gone => {}
             }
         }
@@ -175,11 +205,11 @@ pub(super) struct Manager {
     pub(super) client: Client,
     pub(super) address: Arc<str>,
     pub(super) identities: Arc<Identities>,
-    /// A key under the configured prefix that nobody locks.
-    pub(super) preflight_key: Vec<u8>,
+    pub(super) key_prefix: Arc<[u8]>,
     /// In the guarded mode.
     pub(super) guarding: Option<Arc<Guarding>>,
     pub(super) checks: Checks,
+    pub(super) told: Arc<Told>,
 }
 
 impl ManageConnection for Manager {
@@ -229,18 +259,30 @@ pub(super) async fn open(
 impl Manager {
     async fn set_up(&self) -> Result<Connection, Cause> {
         let (mut redis, broken) = open(&self.client, |_| {}).await?;
-        let id = self.check(&mut redis).await?;
+        let trial_key = self.trial_key();
+        let id = self.check(&mut redis, &trial_key).await?;
         let dialect = match &self.guarding {
             Some(guarding) => Dialect::Guarded(Arc::clone(guarding)),
-            None => Dialect::Plain { native_delete: self.find_native_delete(&mut redis).await? },
+            None => Dialect::Plain {
+                native_delete: self.find_native_delete(&mut redis, &trial_key).await?,
+            },
         };
-        Ok(Connection { redis, broken, id, dialect })
+        let (address, told) = (Arc::clone(&self.address), Arc::clone(&self.told));
+        Ok(Connection { redis, broken, id, dialect, address, told })
+    }
+
+    /// A key to try rights on. Its random end makes it new, so that a trial can neither meet nor
+    /// delete anything that it did not create.
+    fn trial_key(&self) -> Key {
+        let random = fastrand::u128(..);
+        Key::internal(&self.key_prefix, &format!("preflight:{random:032x}"))
     }
 
     /// Finds out whether the server has a compare-and-delete of its own that this user may call.
     async fn find_native_delete(
         &self,
         redis: &mut MultiplexedConnection,
+        trial_key: &Key,
     ) -> Result<Option<NativeDelete>, Cause> {
         let mut known = cmd("COMMAND");
         known.arg("INFO").arg("DELEX").arg("DELIFEQ");
@@ -252,7 +294,7 @@ impl Manager {
         for (native, details) in offered.into_iter().zip(known) {
             if matches!(details, Value::Array(_)) {
                 let mut trial = Pipeline::new();
-                native.encode(&mut trial, &self.preflight_key, "none");
+                native.encode(&mut trial, trial_key.as_bytes(), "none");
                 let replies = redis.send_packed_commands(&trial, 0, 1).await?;
                 if replies == [Value::Int(0)] {
                     return Ok(Some(native));
@@ -266,10 +308,11 @@ impl Manager {
     async fn check(
         &self,
         redis: &mut MultiplexedConnection,
+        trial_key: &Key,
     ) -> Result<Option<ConnectionId>, Cause> {
         let (scripts, trials): (&[&Script], &[&str]) = match self.guarding {
-            Some(_) => (&[&GUARDED, &RELEASE], &GUARDED_TRIALS),
-            None => (&[&RELEASE, &EXTEND], &PLAIN_TRIALS),
+            Some(_) => (&[&GUARDED, &RELEASE, &READ], &GUARDED_TRIALS),
+            None => (&[&RELEASE, &EXTEND, &READ], &PLAIN_TRIALS),
         };
         let mut questions = Pipeline::with_capacity(SECTIONS.len() + scripts.len() + 3);
         for section in SECTIONS {
@@ -277,10 +320,10 @@ impl Manager {
         }
         questions.cmd("CLIENT").arg("ID");
         let trial = questions.cmd("EVAL").arg(PREFLIGHT.source);
-        trial.arg(1).arg(&self.preflight_key).arg(trials);
+        trial.arg(1).arg(trial_key.as_bytes()).arg(trials);
         // What counts is the right to name a script by its hash.
         let by_hash = questions.cmd("EVALSHA").arg(PREFLIGHT.hash());
-        by_hash.arg(1).arg(&self.preflight_key);
+        by_hash.arg(1).arg(trial_key.as_bytes());
         for script in scripts {
             questions.cmd("SCRIPT").arg("LOAD").arg(script.source);
         }
@@ -316,10 +359,10 @@ impl Manager {
     fn object(&self, check: ServerCheck, objection: String) -> Result<(), Cause> {
         match self.checks.policy(check) {
             CheckPolicy::Refuse => return Err(Cause(objection.into())),
-            CheckPolicy::Warn => {
+            CheckPolicy::Warn if self.told.is_new(&objection) => {
                 tracing::warn!(node = %self.address, ?check, objection, "server check failed");
             }
-            CheckPolicy::Ignore => {}
+            CheckPolicy::Warn | CheckPolicy::Ignore => {}
         }
         Ok(())
     }

@@ -93,11 +93,32 @@ impl Dataset {
         micros: u64,
         batch: &[Asked],
     ) -> Vec<Vote> {
-        let Some(introduction) = introduction else {
-            let now = micros / 1_000;
-            return batch.iter().map(|asked| self.plain(asked, now).into()).collect();
+        let now = micros / 1_000;
+        let is_read = if introduction.is_some() { guarded::is_read } else { wire::is_plain_read };
+        let written = batch.iter().filter(|asked| !is_read(asked.op));
+        let votes: Vec<Vote> = match introduction {
+            None => written.map(|asked| self.plain(asked, now).into()).collect(),
+            Some(introduction) => {
+                self.run_guarded(introduction, said, micros, &written.collect::<Vec<_>>())
+            }
         };
-        let provision = |asked: &Asked| match asked.op {
+        // Reads come last, and are the same in both modes.
+        let mut votes = votes.into_iter();
+        let voted = |asked: &Asked| {
+            let vote = if is_read(asked.op) { None } else { votes.next() };
+            vote.unwrap_or_else(|| self.holder_of(&asked.key, now).into())
+        };
+        batch.iter().map(voted).collect()
+    }
+
+    fn run_guarded(
+        &mut self,
+        introduction: &Introduction,
+        said: u64,
+        micros: u64,
+        batch: &[&Asked],
+    ) -> Vec<Vote> {
+        let provision = |asked: &&Asked| match asked.op {
             Op::Provision { dry } => Some(self.provision(introduction, dry).into()),
             _ => None,
         };
@@ -207,7 +228,7 @@ impl Dataset {
     fn guarded(&mut self, session: &mut Session, Asked { op, key, token }: &Asked) -> Vote {
         let now = session.now;
         if !op.is_release()
-            && !matches!(op, Op::Inspect | Op::Distrust)
+            && op != &Op::Distrust
             && let Some(refusal) = &session.refusal
         {
             return refusal.clone().into();
@@ -252,7 +273,7 @@ impl Dataset {
                 }
                 self.held.set(key.clone(), token.clone(), now, now.saturating_add(millis(ttl)));
                 let furthest = session.micros.saturating_add(FURTHEST_AHEAD_MICROS);
-                let raise = |last: u64| (last + 1).max(proposal.min(furthest));
+                let raise = |last: u64| last.saturating_add(1).max(proposal.min(furthest));
                 self.count(|record| record.raise(bucket_of(key), raise))
             }
             Op::Confirm { fence } => match self.held.get(key, now) {

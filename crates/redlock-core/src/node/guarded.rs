@@ -15,15 +15,16 @@ use super::{Command, Op};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::fencing::bucket_of;
+use crate::key::Key;
 use crate::protocol::quorum::{Counter, NodeAnswer};
 
 /// What every batch tells a server about the configuration.
 #[derive(Debug)]
 pub(super) struct Guarding {
     /// The key of the server's record.
-    record: Vec<u8>,
+    record: Key,
     /// What the keys that void a token begin with.
-    void: Vec<u8>,
+    void: Key,
     quarantine: String,
     epoch: String,
     fingerprint: String,
@@ -35,10 +36,9 @@ pub(super) struct Guarding {
 
 impl Guarding {
     pub(super) fn new(config: &Config) -> Self {
-        let prefixed = |name: &[u8]| [&config.key_prefix, name].concat();
         Self {
-            record: prefixed(b"redlock:node"),
-            void: prefixed(b"redlock:void:"),
+            record: Key::internal(&config.key_prefix, "node"),
+            void: Key::internal(&config.key_prefix, "void:"),
             quarantine: config.quarantine().as_millis().to_string(),
             epoch: config.epoch.to_string(),
             fingerprint: config.fingerprint(),
@@ -98,8 +98,9 @@ impl Guarding {
         size: usize,
     ) -> &'p mut Pipeline {
         const INTRODUCTION: usize = 96;
-        let size = size + self.record.len() + INTRODUCTION;
-        wire::invoke(pipeline, script, by, (1 + keys, 8 + arguments), size).arg(&self.record)
+        let size = size + self.record.as_bytes().len() + INTRODUCTION;
+        wire::invoke(pipeline, script, by, (1 + keys, 8 + arguments), size)
+            .arg(self.record.as_bytes())
     }
 
     fn introduce(&self, call: &mut Pipeline) {
@@ -109,7 +110,7 @@ impl Guarding {
     /// The same to [`GUARDED`], and what it needs besides.
     fn introduce_to_voter(&self, call: &mut Pipeline) {
         self.introduce(call);
-        call.arg(&self.void);
+        call.arg(self.void.as_bytes());
         match &self.clock {
             Some((clock, most)) => call.arg(clock.unix_micros()).arg(most),
             None => call.arg("").arg(""),
@@ -120,7 +121,12 @@ impl Guarding {
 /// Whether it is no vote, and costs a server about as much as the deletion alone if it goes out
 /// without a look at whether the server votes.
 pub(super) const fn is_no_vote(op: Op) -> bool {
-    matches!(op, Op::Release | Op::Reclaim | Op::Inspect)
+    matches!(op, Op::Release | Op::Reclaim)
+}
+
+/// Whether it is a call of [`READ`](wire::READ). The look at whether the server votes could write.
+pub(super) const fn is_read(op: Op) -> bool {
+    matches!(op, Op::Inspect)
 }
 
 /// Adds commands that are alike.
@@ -153,7 +159,9 @@ const fn name_of(op: Op) -> &'static str {
         Op::Distrust => "distrust",
         Op::Release | Op::Reclaim => "release",
         Op::Void => "void",
-        Op::Inspect | Op::Provision { .. } => "inspect",
+        // No part of this call.
+        Op::Inspect => "inspect",
+        Op::Provision { .. } => "provision",
     }
 }
 

@@ -21,6 +21,7 @@ use super::batch::{Again, Batch};
 use super::connection::{CONNECT_DEADLINE, Causes, Connection, ConnectionId, Dialect, Manager};
 use super::guarded::Guarding;
 use super::mailbox::{Debt, Mailbox, Reopened};
+use super::outage::Outage;
 use super::wire::{self, Reply, ScriptBy, classify_each, encode_releases};
 use crate::config::Backoff;
 use crate::latch::Latch;
@@ -51,6 +52,8 @@ pub(super) struct Lane {
     pub(super) pool: Pool<Manager>,
     pub(super) causes: Causes,
     pub(super) address: Arc<str>,
+    /// Shared by all lanes to the server.
+    pub(super) outage: Arc<Outage>,
     /// For a batch: checkout, send and reply together.
     pub(super) deadline: Duration,
     pub(super) reconnection: Backoff,
@@ -85,13 +88,15 @@ impl Lane {
     }
 
     /// Starts the lane's task on the runtime of whoever posts; a lane whose runtime has ended is
-    /// started again on the next. Without any runtime the commands wait for one, which only
-    /// releases of dropped guards do.
+    /// started again on the next. Without any runtime the commands are answered, so that nobody
+    /// waits for them, and releases are sent once there is one.
     fn start(self: &Arc<Self>) {
-        if let Ok(runtime) = Handle::try_current()
-            && self.mailbox.drive()
-        {
-            runtime.spawn(Driver { lane: Arc::clone(self), suspects: Vec::new() }.run());
+        match Handle::try_current() {
+            Ok(runtime) if self.mailbox.drive() => {
+                runtime.spawn(Driver { lane: Arc::clone(self), suspects: Vec::new() }.run());
+            }
+            Ok(_) => {}
+            Err(_) => self.mailbox.strand(),
         }
     }
 }
@@ -174,10 +179,8 @@ impl Driver {
         loop {
             let debts = match lane.mailbox.reopen(MAX_BATCH) {
                 Reopened::Owing(debts) => debts,
-                Reopened::Open { was_down } => {
-                    if was_down {
-                        tracing::info!(node = %lane.address, "node votes again");
-                    }
+                Reopened::Open { refused } => {
+                    lane.outage.refused(refused);
                     return Ok(());
                 }
             };
@@ -263,6 +266,7 @@ async fn exchange(lane: &Lane, connection: &Connection, pace: &mut Pace) -> Resu
                     last_call = false;
                     pace.observe(first.sent.elapsed());
                     let counted = first.count(replies, &mut again);
+                    lane.outage.answered(std::mem::take(&mut first.standing));
                     in_flight.pop_front();
                     if let Err(cause) = counted {
                         break Failure::Down(cause);
@@ -320,9 +324,8 @@ impl Lane {
     }
 
     fn trip(&self, cause: &Arc<str>) {
-        if self.mailbox.trip(cause) {
-            tracing::warn!(node = %self.address, %cause, "node does not vote");
-        }
+        self.mailbox.trip(cause);
+        self.outage.failed(cause);
     }
 
     /// Waits before connecting again; `false` if the lane is closed.

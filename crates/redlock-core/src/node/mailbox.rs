@@ -29,9 +29,8 @@ pub(super) struct Debt {
 /// What stands between a new connection and its first command.
 #[derive(Debug)]
 pub(super) enum Reopened {
-    Open {
-        was_down: bool,
-    },
+    /// So many commands were refused meanwhile.
+    Open { refused: usize },
     /// The oldest debts.
     Owing(Vec<Debt>),
 }
@@ -53,6 +52,8 @@ struct State {
     doubtful: HashSet<Token>,
     /// Why the server can't be asked: its breaker is open.
     down: Option<Arc<str>>,
+    /// Commands that were refused since it is open.
+    refused: usize,
     closed: bool,
     driven: bool,
 }
@@ -97,6 +98,26 @@ impl Mailbox {
         drop(orphaned);
     }
 
+    /// Answers what waits, unless there is a driver after all. Releases become debts, which the next
+    /// driver pays.
+    pub(super) fn strand(&self) {
+        let waiting = {
+            let mut state = self.state.lock();
+            if state.driven {
+                return;
+            }
+            let waiting = std::mem::take(&mut state.queue);
+            for command in waiting.iter().filter(|command| command.op.is_release()) {
+                state.owe(command);
+            }
+            waiting
+        };
+        let why = "there is no runtime of tokio to send it";
+        for command in waiting {
+            command.seat.answer(NodeAnswer::Refused(why.into()));
+        }
+    }
+
     /// Takes the next commands out; they count as in flight until they are [`done`](Self::done).
     pub(super) fn take(&self, most: usize) -> Vec<Command> {
         let mut state = self.state.lock();
@@ -137,29 +158,29 @@ impl Mailbox {
         }
     }
 
-    /// Opens the breaker: what waits is answered now, what comes is answered at once. `true`
-    /// unless it was open before.
-    pub(super) fn trip(&self, cause: &Arc<str>) -> bool {
-        let (first, waiting) = {
+    /// Opens the breaker: what waits is answered now, what comes is answered at once.
+    pub(super) fn trip(&self, cause: &Arc<str>) {
+        let waiting = {
             let mut state = self.state.lock();
-            let first = state.down.replace(Arc::clone(cause)).is_none();
+            state.down = Some(Arc::clone(cause));
             let waiting = std::mem::take(&mut state.queue);
+            state.refused = state.refused.saturating_add(waiting.len());
             for command in waiting.iter().filter(|command| command.op.is_release()) {
                 state.owe(command);
             }
-            (first, waiting)
+            waiting
         };
         for command in waiting {
             command.seat.answer(NodeAnswer::Refused(Arc::clone(cause)));
         }
-        first
     }
 
     /// Closes the breaker, unless there are debts to settle first.
     pub(super) fn reopen(&self, most: usize) -> Reopened {
         let mut state = self.state.lock();
         if state.debts.is_empty() {
-            Reopened::Open { was_down: state.down.take().is_some() }
+            state.down = None;
+            Reopened::Open { refused: std::mem::take(&mut state.refused) }
         } else {
             Reopened::Owing(state.debts.iter().take(most).cloned().collect())
         }
@@ -220,7 +241,10 @@ impl State {
         }
         let refusal = match &self.down {
             _ if self.closed => "the lock service is closed".into(),
-            Some(cause) => Arc::clone(cause),
+            Some(cause) => {
+                self.refused = self.refused.saturating_add(1);
+                Arc::clone(cause)
+            }
             None if self.queue.len() >= CAPACITY && !is_release => {
                 "too many commands wait for this node".into()
             }

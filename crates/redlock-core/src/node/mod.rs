@@ -23,6 +23,7 @@ mod guarded;
 mod lane;
 mod mailbox;
 mod memory;
+mod outage;
 mod redis;
 #[cfg(feature = "test-util")]
 pub(crate) mod simulated;

@@ -11,6 +11,7 @@ use super::connection::{CONNECT_DEADLINE, Causes, Identities, Manager};
 use super::guarded::Guarding;
 use super::lane::Lane;
 use super::mailbox::Mailbox;
+use super::outage::Outage;
 use super::watcher::Watcher;
 use super::{Command, Node};
 use crate::config::{CheckedServer, Config, Safety};
@@ -38,12 +39,13 @@ impl RedisNode {
             client: server.client(),
             address: Arc::clone(&address),
             identities: Arc::clone(identities),
-            preflight_key: [&config.key_prefix, &b"redlock:preflight"[..]].concat(),
+            key_prefix: Arc::clone(&config.key_prefix),
             guarding: match config.safety {
                 Safety::Guarded => Some(Arc::new(Guarding::new(config))),
                 Safety::Plain => None,
             },
             checks: config.checks,
+            told: Arc::default(),
         };
         let size = u32::try_from(config.pool_size).unwrap_or(u32::MAX);
         let pool = Pool::builder()
@@ -55,12 +57,14 @@ impl RedisNode {
             .connection_timeout(2 * CONNECT_DEADLINE)
             .error_sink(Box::new(causes.clone()))
             .build_unchecked(manager);
+        let outage = Arc::new(Outage::new(Arc::clone(&address)));
         let lanes = (0..config.pool_size).map(|_| {
             Arc::new(Lane {
                 mailbox: Mailbox::default(),
                 pool: pool.clone(),
                 causes: causes.clone(),
                 address: Arc::clone(&address),
+                outage: Arc::clone(&outage),
                 deadline: config.node_deadline,
                 reconnection: config.reconnection_interval,
             })

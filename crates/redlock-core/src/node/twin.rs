@@ -14,7 +14,7 @@ pub use super::dataset::Asked;
 use super::dataset::{Dataset, Introduction};
 use super::guarded::Guarding;
 use super::mailbox::Mailbox;
-use super::wire::{EXTEND, GUARDED, RELEASE, ScriptBy};
+use super::wire::{EXTEND, GUARDED, READ, RELEASE, ScriptBy};
 use crate::config::{Config, Safety};
 use crate::protocol::fence::Counter;
 use crate::protocol::quorum::{NodeAnswer, Vote};
@@ -35,8 +35,8 @@ impl From<Vote> for Answered {
 
 /// The scripts that a connection loads before anything else.
 #[must_use]
-pub fn scripts() -> [&'static str; 3] {
-    [GUARDED.source, RELEASE.source, EXTEND.source]
+pub fn scripts() -> [&'static str; 4] {
+    [GUARDED.source, RELEASE.source, EXTEND.source, READ.source]
 }
 
 /// A client of the real server, by everything that ships but the connection.

@@ -187,7 +187,7 @@ impl Watcher {
                 if !self.told.swap(true, Ordering::Relaxed) {
                     tracing::info!(
                         node = %self.address, %cause,
-                        "a server does not tell when a key is released; who waits asks from time to time"
+                        "server does not support key notifications; falling back to polling"
                     );
                 }
                 REFUSED_PAUSE

@@ -38,6 +38,9 @@ macro_rules! script {
 /// and does not end the script.
 pub(super) static RELEASE: Script = script!("scripts/release.lua");
 
+/// Says who holds each key.
+pub(super) static READ: Script = script!("scripts/read.lua");
+
 /// The end of one lock and the beginning of the next: releases and sets the key, with an answer to
 /// each. Always sent in full: what follows it could overtake one that is sent again.
 static SUCCEED: Script = script!("scripts/succeed.lua");
@@ -100,7 +103,8 @@ pub(super) fn encode(
             call.arg(key).arg(token).arg(millis(ttl));
         }
         (Op::Release, Some(native)) => native.encode(pipeline, key, token),
-        _ => encode_releases(pipeline, once(named_holder(command)), by),
+        (op, _) if op.is_release() => encode_releases(pipeline, once(held_by(command)), by),
+        _ => encode_reads(pipeline, once(&command.key), by),
     }
 }
 
@@ -140,13 +144,15 @@ pub(super) fn encode_succession(
 
 /// Whether the operation is a call of [`RELEASE`].
 pub(super) fn is_release_call(op: Op, native: Option<NativeDelete>) -> bool {
+    op.is_release() && (op != Op::Release || native.is_none())
+}
+
+/// Whether the operation is a call of [`READ`] in the plain mode. That mode counts nothing and
+/// keeps no record: it says who holds the key.
+pub(super) const fn is_plain_read(op: Op) -> bool {
     match op {
-        Op::Release => native.is_none(),
-        Op::Acquire { .. } | Op::Extend { .. } => false,
-        // The plain mode counts nothing and keeps no record: it says who holds the key.
-        Op::Reclaim
-        | Op::Void
-        | Op::Inspect
+        Op::Acquire { .. } | Op::Extend { .. } | Op::Release | Op::Reclaim | Op::Void => false,
+        Op::Inspect
         | Op::Confirm { .. }
         | Op::Count { .. }
         | Op::Learn { .. }
@@ -156,10 +162,20 @@ pub(super) fn is_release_call(op: Op, native: Option<NativeDelete>) -> bool {
 }
 
 /// The key of a [`RELEASE`], and who must hold it.
-pub(super) fn named_holder(command: &Command) -> (&Key, &str) {
-    // No token is empty: the comparison fails and the answer is who holds the key.
-    let token = if command.op.is_release() { command.token.as_str() } else { "" };
-    (&command.key, token)
+pub(super) fn held_by(command: &Command) -> (&Key, &str) {
+    (&command.key, command.token.as_str())
+}
+
+pub(super) fn encode_reads<'k>(
+    pipeline: &mut Pipeline,
+    keys: impl ExactSizeIterator<Item = &'k Key> + Clone,
+    by: ScriptBy,
+) {
+    let size = keys.clone().map(|key| key.as_bytes().len()).sum();
+    let script = invoke(pipeline, &READ, by, (keys.len(), 0), size);
+    for key in keys {
+        script.arg(key.as_bytes());
+    }
 }
 
 pub(super) fn encode_releases<'k>(

@@ -180,7 +180,8 @@ impl Ballot {
             granted: 0,
             denied: 0,
             failed: 0,
-            verdict: None,
+            // Nobody will ever answer.
+            verdict: (nodes == 0).then_some(Verdict::Unavailable),
         }
     }
 

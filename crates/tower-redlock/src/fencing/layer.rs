@@ -17,6 +17,7 @@ use tower_service::Service;
 use super::FenceStore;
 use crate::body::ResponseBody;
 use crate::key::{IntoResourceKey, KeyFn, is_selected};
+use crate::outage::Outage;
 use crate::rejection::{Rejection, Render};
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -59,6 +60,7 @@ struct Settings {
     key_fn: KeyFn,
     methods: Option<Arc<[Method]>>,
     render: Option<Render>,
+    outage: Outage,
 }
 
 impl FenceLayer {
@@ -70,19 +72,22 @@ impl FenceLayer {
         F: Fn(&Parts) -> T + Send + Sync + 'static,
         T: IntoResourceKey,
     {
-        let store = Arc::new(store);
+        let (store, outage) = (Arc::new(store), Outage::default());
+        let answers = outage.clone();
         let observe: Observe = Arc::new(move |resource, token| {
-            let store = Arc::clone(&store);
+            let (store, answers) = (Arc::clone(&store), answers.clone());
             Box::pin(async move {
-                match store.observe(&resource, token).await {
-                    Ok(true) => Ok(()),
-                    Ok(false) => Err(Rejection::stale_token()),
-                    Err(error) => Err(Rejection::no_fences(error)),
+                let observed = store.observe(&resource, token).await;
+                let is_current = observed.map_err(Rejection::no_fences)?;
+                answers.succeeded();
+                match is_current {
+                    true => Ok(()),
+                    false => Err(Rejection::stale_token()),
                 }
             })
         });
         let key_fn: KeyFn = Arc::new(move |parts| key_fn(parts).into_resource_key());
-        Self { settings: Settings { observe, key_fn, methods: None, render: None } }
+        Self { settings: Settings { observe, key_fn, methods: None, render: None, outage } }
     }
 
     /// Checks only requests with these methods. Default: all but `OPTIONS`, because a CORS preflight
@@ -162,7 +167,7 @@ where
             parts.extensions.insert(token);
         }
         let request = Request::from_parts(parts, body);
-        let render = self.settings.render.clone();
+        let (render, outage) = (self.settings.render.clone(), self.settings.outage.clone());
         let state = match fence {
             Ok(None) => State::Handling { handling: self.inner.call(request) },
             Ok(Some((resource, token))) => {
@@ -174,7 +179,7 @@ where
             }
             Err(rejection) => State::Rejected { rejection: Some(rejection) },
         };
-        FenceFuture { state, render }
+        FenceFuture { state, render, outage }
     }
 }
 
@@ -187,6 +192,7 @@ pin_project! {
         #[pin]
         state: State<S, ReqBody, S::Future>,
         render: Option<Render>,
+        outage: Outage,
     }
 }
 
@@ -232,7 +238,7 @@ where
                 StateProj::Rejected { rejection } => {
                     // Polled again after it was ready: there is nothing more to say.
                     let Some(rejection) = rejection.take() else { return Poll::Pending };
-                    let rejection = rejection.rendered_by(this.render.as_ref()).logged();
+                    let rejection = rejection.rendered_by(this.render.as_ref()).logged(this.outage);
                     return Poll::Ready(Ok(rejection.into_bytes().map(ResponseBody::whole)));
                 }
             };

@@ -16,6 +16,7 @@ use super::service::{IdempotencyService, Recording};
 use crate::detached::Detached;
 use crate::key::{IntoResourceKey, KeyFn};
 use crate::layer::RedlockLayer;
+use crate::outage::Outage;
 use crate::rejection::{Rejection, RejectionKind, Render};
 use crate::settings::Disconnect;
 
@@ -71,6 +72,7 @@ pub(super) struct Settings {
     pub(super) max_request_body: usize,
     pub(super) max_response_body: usize,
     render: Option<Render>,
+    pub(super) outage: Outage,
 }
 
 impl<T: RecordStore> IdempotencyLayer<T> {
@@ -88,6 +90,7 @@ impl<T: RecordStore> IdempotencyLayer<T> {
             max_request_body: 2 * 1024 * 1024,
             max_response_body: 1024 * 1024,
             render: None,
+            outage: Outage::default(),
         };
         Self {
             lock: RedlockLayer::new(redlock, id).on_disconnect(Disconnect::Detach),
@@ -269,7 +272,7 @@ impl Settings {
     }
 
     pub(super) fn refuse(&self, rejection: impl Into<Rejection>) -> Response<Bytes> {
-        self.render(rejection.into().logged())
+        self.render(rejection.into().logged(&self.outage))
     }
 
     fn render(&self, mut rejection: Rejection) -> Response<Bytes> {

@@ -110,9 +110,11 @@ async fn answered(
     fingerprint: Fingerprint,
 ) -> Option<Response<Bytes>> {
     let record = match store.find(id).await {
-        Ok(record) => record?,
+        Ok(record) => record,
         Err(error) => return Some(settings.refuse(Rejection::no_records(error))),
     };
+    settings.outage.succeeded();
+    let record = record?;
     if record.fingerprint != fingerprint {
         return Some(settings.refuse(Rejection::key_reused()));
     }

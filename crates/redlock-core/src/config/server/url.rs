@@ -1,18 +1,24 @@
 //! A server as a URL, and what may be shown of one that is none.
 
-use ::url::Url;
+use ::url::{Url, form_urlencoded};
 use redis::IntoConnectionInfo;
 
 use super::{DEFAULT_PORT, Endpoint, Fault, Server, checked_host, non_empty};
 
 const SCHEMES: [&str; 7] =
     ["redis", "rediss", "valkey", "valkeys", "unix", "redis+unix", "valkey+unix"];
+const FOREIGN_SCHEMES: [&str; 4] = ["http", "https", "tcp", "tls"];
 const URL_FIX: &str = "write redis://host:6379/0, rediss:// for TLS or redis+unix:///path, \
                        and percent-encode @ : / ? # % in the password";
 
 impl From<&str> for Server {
     fn from(url: &str) -> Self {
-        Self::parse(url.trim()).unwrap_or_else(|fix| Self::unusable(Fault::new(masked(url), fix)))
+        let url = url.trim();
+        if url.is_empty() {
+            let fix = "this entry is empty: write redis://host:6379/0, or leave it out";
+            return Self::unusable(Fault::new("(empty)", fix));
+        }
+        Self::parse(url).unwrap_or_else(|fix| Self::unusable(Fault::new(masked(url), fix)))
     }
 }
 
@@ -69,7 +75,12 @@ impl Server {
         }
         let path = url.to_file_path().map_err(|()| FIX)?;
         let mut server = Self::unix(path);
-        for (name, value) in url.query_pairs() {
+        // A form would have a space for each +, and the other kinds of URLs have not.
+        let query = url.query().unwrap_or_default().replace('+', "%2B");
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            if value.contains(char::REPLACEMENT_CHARACTER) {
+                return Err("user and password are not UTF-8: percent-encode their bytes".into());
+            }
             server = match &*name {
                 "db" => server.database(parse_database(&value)?),
                 "user" => server.username(value),
@@ -96,52 +107,15 @@ fn parse_database(number: &str) -> Result<u32, String> {
     })
 }
 
-/// What may be shown of a text that should have been the URL of a server. It hides too much rather
-/// than too little: where a password ends is unclear if its special characters are not encoded.
-pub(super) fn masked(url: &str) -> String {
+/// What may be shown of a text that should have been the URL of a server: the scheme. A password may
+/// stand anywhere else, as nobody can tell where it ends if its special characters are not encoded.
+fn masked(url: &str) -> String {
     const HIDDEN: &str = "***";
-    const SHOWN_LEN: usize = 120;
-    let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) if SCHEMES.contains(&scheme) => (format!("{scheme}://"), rest),
-        Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
-            return format!("{scheme}://{HIDDEN}");
-        }
-        Some(_) => return HIDDEN.into(),
-        None => (String::new(), url),
-    };
-    let (place, has_tail) = match rest.split_once(['?', '#']) {
-        Some((place, _)) => (place, true),
-        None => (rest, false),
-    };
-    let shown = match rest.rsplit_once('@') {
-        Some((login, _)) if login.contains(['/', '?', '#']) => HIDDEN.into(),
-        Some((login, _)) => {
-            let user = login.split_once(':').map_or(String::new(), |(user, _)| format!("{user}:"));
-            let place = place.rsplit_once('@').map_or("", |(_, place)| place);
-            format!("{user}{HIDDEN}@{place}")
-        }
-        // Perhaps a password whose host was forgotten.
-        None => match place.split_once(':') {
-            Some((host, tail)) if !host.contains(['/', '[']) && !is_port(host, tail) => {
-                format!("{host}:{HIDDEN}")
-            }
-            _ => place.into(),
-        },
-    };
-    let tail = if has_tail && shown != HIDDEN { HIDDEN } else { "" };
-    let shown: String = format!("{scheme}{shown}{tail}").escape_debug().collect();
-    if shown.chars().count() > SHOWN_LEN {
-        shown.chars().take(SHOWN_LEN).chain(['…']).collect()
-    } else {
-        shown
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+    match scheme.filter(|scheme| SCHEMES.contains(scheme) || FOREIGN_SCHEMES.contains(scheme)) {
+        Some(scheme) => format!("{scheme}://{HIDDEN}"),
+        None => HIDDEN.into(),
     }
-}
-
-/// Whether `tail` is a port and perhaps a database, and certainly no password.
-fn is_port(host: &str, tail: &str) -> bool {
-    let (port, database) = tail.split_once('/').unwrap_or((tail, ""));
-    let is_number = |text: &str| text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
-    !host.is_empty() && is_number(port) && is_number(database)
 }
 
 #[cfg(test)]
@@ -176,6 +150,13 @@ mod tests {
             "redis://u:s3cret@h h",
             "u:s3cret://h",
             "u://s3cret",
+            "s3cret",
+            "s3cret://h",
+            "s3cret/0",
+            "redis://s3cret h",
+            "redis://s3cret/one",
+            "redis://s3cret@h/one",
+            "unix:///s3cret?x=1",
         ] {
             refusal(url);
         }
@@ -197,6 +178,24 @@ mod tests {
                 Err(error) => format!("{server:?} {error} {error:?}"),
             };
             prop_assert!(!shown.contains("s3cret"), "{} shown as {}", url, shown);
+        }
+
+        #[test]
+        fn no_password_in_the_place_of_the_user_or_of_the_url_is_ever_shown(
+            scheme in "(redis://|rediss://|valkey://|)",
+            before in "[!-~]{0,4}",
+            after in "[!-~]{0,4}",
+            rest in "(@h|@h:0|@h/x|@h:x|@h?x|@)",
+        ) {
+            let secret = format!("{before}s3cret{after}");
+            let server = Server::from(format!("{scheme}{secret}{rest}"));
+            let shown = match server.check() {
+                Ok(checked) => format!("{server:?} {checked:?}"),
+                Err(error) => format!("{server:?} {error} {error:?}"),
+            };
+            prop_assert!(!shown.contains("s3cret"), "{} shown as {}", secret, shown);
+            let bare = refusal(&secret);
+            prop_assert!(!bare.contains("s3cret"), "{} shown as {}", secret, bare);
         }
 
         #[test]

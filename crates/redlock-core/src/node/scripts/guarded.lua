@@ -251,11 +251,6 @@ function commands.release()
   return release(key(), arg())
 end
 
-function commands.inspect()
-  local key = key()
-  return holder_of(key, pcall('GET', key))
-end
-
 while arg_at < #ARGV do
   local name, count = arg(), arg()
   if name == 'acquire' then

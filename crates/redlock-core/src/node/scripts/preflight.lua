@@ -1,13 +1,24 @@
 -- Runs the commands of the scripts on a key that does not exist, so that a missing right shows when
--- connecting and not when a lock is to be released, and says which it is. That the server is full
--- is no reason not to connect: it can still release.
+-- connecting and not when a lock is to be released, and says which it is. Nothing else refuses the
+-- server: one that is full, for example, can still release.
+--
+-- Redis 6 has no code for a missing right, and any server may have commands that are renamed.
+local function is_about_rights(text)
+  for _, said in ipairs({'NOPERM', 'user executing the script', 'nknown Redis command'}) do
+    if string.find(text, said, 1, true) then
+      return true
+    end
+  end
+  return false
+end
+
 for _, command in ipairs(ARGV) do
   local words = {}
   for word in string.gmatch(command, '%S+') do
     words[#words + 1] = word == '@' and KEYS[1] or word
   end
   local answer = redis.pcall(unpack(words))
-  if type(answer) == 'table' and answer.err and not string.find(answer.err, 'OOM ', 1, true) then
+  if type(answer) == 'table' and answer.err and is_about_rights(answer.err) then
     return {err = answer.err .. ' (' .. string.lower(words[1]) .. ')'}
   end
 end

@@ -96,11 +96,14 @@ impl SimulatedNode {
             None => Some(command),
             Some(cheat) => cheat.before(lane.index, command),
         });
-        if lane.mailbox.push(asked.into_iter().flatten())
-            && let Ok(runtime) = Handle::try_current()
-            && lane.mailbox.drive()
-        {
-            runtime.spawn(Driver(Arc::clone(lane)).run());
+        if lane.mailbox.push(asked.into_iter().flatten()) {
+            match Handle::try_current() {
+                Ok(runtime) if lane.mailbox.drive() => {
+                    runtime.spawn(Driver(Arc::clone(lane)).run());
+                }
+                Ok(_) => {}
+                Err(_) => lane.mailbox.strand(),
+            }
         }
     }
 }

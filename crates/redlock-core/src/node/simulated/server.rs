@@ -14,6 +14,9 @@ use crate::node::dataset::{Asked, Dataset, Introduction};
 use crate::protocol::quorum::{NodeAnswer, Vote};
 use crate::token::Token;
 
+/// The longest way: no test lives to see its end, and no sum with it overflows.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// What the wall clocks show when a cluster begins: some time in 2025.
 pub(crate) const FIRST_MICROS: u64 = 1_764_000_000_000_000;
 
@@ -207,7 +210,7 @@ impl Server {
             cuts,
             sent,
             said: right_micros(self.began),
-            due: sent + state.faults.delay + late.unwrap_or_default(),
+            due: sent + state.faults.delay.saturating_add(late.unwrap_or_default()).min(NEVER),
             lost: state.faults.lose_requests,
             content,
         }
