@@ -2,20 +2,22 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::future::join_all;
+use redlock_core::{GroupHealth, NodeAnswer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tower_redlock::idempotency::HEADER;
 
 use crate::App;
+use crate::body::Object;
+use crate::feed::millis;
+use crate::health::word;
 use crate::idempotency::{IdempotencyKey, TENANT};
-use crate::problem::{Problem, parse};
+use crate::problem::Problem;
 use crate::servers::Servers;
 
 /// A browser sends six requests at once and lets the others wait: it would not be a burst.
@@ -62,6 +64,7 @@ pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/demo", get(about))
         .route("/demo/bursts", post(burst))
+        .route("/demo/servers", get(servers))
         .route("/demo/servers/{index}/stop", post(stop))
         .route("/demo/servers/{index}/start", post(start))
 }
@@ -83,7 +86,7 @@ async fn about(State(app): State<App>) -> Result<Json<Value>, Problem> {
 /// The same payment, so many times at once.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Burst {
+pub(crate) struct Burst {
     times: usize,
     payment: Value,
 }
@@ -93,10 +96,9 @@ struct Burst {
 async fn burst(
     State(app): State<App>,
     IdempotencyKey { tenant, key }: IdempotencyKey,
-    body: Result<Bytes, BytesRejection>,
+    Object(Burst { times, payment }): Object<Burst>,
 ) -> Result<Json<Value>, Problem> {
     let demo = demo(&app)?;
-    let Burst { times, payment } = parse(body)?;
     if !(1..=MAX_BURST).contains(&times) {
         let detail = format!("`times` is {times}: it must be 1 to {MAX_BURST}");
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
@@ -104,10 +106,28 @@ async fn burst(
     let send = async || {
         let request = demo.http.post(format!("{}/payments", demo.url)).json(&payment);
         // In quotes, in which a key may have spaces.
-        let request = request.header(HEADER, format!("{key:?}")).header(TENANT, &tenant);
+        let request = request.header(HEADER, format!("{key:?}")).header(TENANT, &*tenant);
         request.send().await.ok().map(|response| response.status().as_u16())
     };
     Ok(Json(json!(join_all((0..times).map(|_| send())).await)))
+}
+
+/// The lock servers in order: the state of each, and for one in quarantine when it votes again.
+async fn servers(State(app): State<App>) -> Json<Value> {
+    let groups = app.redlock.health().await.unwrap_or_default();
+    let majority = !groups.is_empty() && groups.iter().all(GroupHealth::has_majority);
+    let nodes = groups.iter().flat_map(|group| &group.nodes);
+    let servers: Vec<Value> = nodes.map(|node| show(&node.answer)).collect();
+    Json(json!({ "majority": majority, "servers": servers }))
+}
+
+fn show(answer: &NodeAnswer) -> Value {
+    match answer {
+        NodeAnswer::Quarantined { ready_in } => {
+            json!({ "state": word(answer), "votes_in_ms": millis(*ready_in) })
+        }
+        _ => json!({ "state": word(answer) }),
+    }
 }
 
 async fn stop(State(app): State<App>, Path(index): Path<usize>) -> Result<StatusCode, Problem> {

@@ -1,23 +1,26 @@
-//! What the page is told while it happens: each request, and who holds which lock.
+//! The events of the page: each request, and the locks that are held.
 //!
-//! Nobody waits for a reader: what a slow one has missed is dropped, and it is told how much.
+//! A request never waits for a reader, and its cost does not grow with the number of readers.
 
-use std::collections::BTreeMap;
+mod channel;
+mod reader;
+
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use redlock_core::Lease;
 use serde::Serialize;
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+use self::channel::Publisher;
+pub(crate) use self::reader::Reader;
 use crate::idempotency::IdempotencyKey;
+use crate::name::Tenant;
 use crate::store::NewPayment;
-
-/// As many as happen while a reader's connection stalls for a moment.
-const KEPT: usize = 256;
 
 /// What happens in this process.
 #[derive(Clone)]
@@ -26,19 +29,12 @@ pub(crate) struct Feed {
 }
 
 struct Shared {
-    news: broadcast::Sender<News>,
+    publishers: Mutex<HashMap<Tenant, Weak<Publisher>>>,
+    readers: Arc<Semaphore>,
     holders: Mutex<BTreeMap<u64, Holder>>,
+    locks_changed: watch::Sender<()>,
     numbers: AtomicU64,
-    closed: AtomicBool,
-}
-
-/// One piece of news.
-#[derive(Clone, Debug)]
-pub(crate) enum News {
-    Request(Arc<Request>),
-    /// Somebody got a lock or gave it back.
-    Locks,
-    Closed,
+    closed: watch::Sender<bool>,
 }
 
 /// A request that came, or was answered.
@@ -47,7 +43,7 @@ pub(crate) struct Request {
     /// The same when it comes and when it is answered.
     pub(crate) number: u64,
     #[serde(skip)]
-    pub(crate) tenant: String,
+    pub(crate) tenant: Tenant,
     pub(crate) key: String,
     #[serde(flatten)]
     pub(crate) answer: Option<Answered>,
@@ -64,7 +60,7 @@ pub(crate) struct Answered {
 
 /// Who holds a lock.
 struct Holder {
-    tenant: String,
+    tenant: Tenant,
     key: String,
     payment: NewPayment,
     lease: Lease,
@@ -73,7 +69,7 @@ struct Holder {
 
 /// The locks of a tenant, and how many others have.
 #[derive(Debug, Serialize)]
-pub(crate) struct Locks {
+struct Locks {
     locks: Vec<Lock>,
     of_others: usize,
 }
@@ -91,36 +87,50 @@ struct Lock {
 }
 
 impl Feed {
-    pub(crate) fn new() -> Self {
+    /// A feed with at most this number of readers.
+    pub(crate) fn new(max_readers: usize) -> Self {
         let shared = Shared {
-            news: broadcast::channel(KEPT).0,
+            publishers: Mutex::default(),
+            readers: Arc::new(Semaphore::new(max_readers.min(Semaphore::MAX_PERMITS))),
             holders: Mutex::default(),
+            locks_changed: watch::Sender::new(()),
             numbers: AtomicU64::new(1),
-            closed: AtomicBool::new(false),
+            closed: watch::Sender::new(false),
         };
         Self { shared: Arc::new(shared) }
     }
 
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<News> {
-        self.shared.news.subscribe()
+    /// A new reader of the events of a tenant; `None` if there are too many.
+    pub(crate) fn subscribe(&self, tenant: Tenant) -> Option<Reader> {
+        let permit = Arc::clone(&self.shared.readers).try_acquire_owned().ok()?;
+        let publisher = {
+            let mut publishers = self.publishers();
+            let running = publishers.get(&tenant).and_then(Weak::upgrade);
+            running.unwrap_or_else(|| {
+                let started = Arc::new(Publisher::start(self.clone(), tenant.clone()));
+                publishers.insert(tenant, Arc::downgrade(&started));
+                started
+            })
+        };
+        Some(Reader::new(publisher, self.shared.closed.subscribe(), permit))
     }
 
     /// Ends all streams, and those that begin later.
     pub(crate) fn close(&self) {
-        self.shared.closed.store(true, Ordering::Release);
-        self.tell(News::Closed);
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.shared.closed.load(Ordering::Acquire)
+        self.shared.closed.send_replace(true);
     }
 
     pub(crate) fn number(&self) -> u64 {
         self.shared.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Tells the readers of the tenant about a request.
     pub(crate) fn request(&self, request: Request) {
-        self.tell(News::Request(Arc::new(request)));
+        // The guard is gone before the publisher, which takes it again if it is dropped here.
+        let publisher = self.publishers().get(&request.tenant).and_then(Weak::upgrade);
+        if let Some(publisher) = publisher {
+            publisher.request(request);
+        }
     }
 
     /// Shows who holds a lock until the return value is dropped.
@@ -134,26 +144,38 @@ impl Feed {
             since: Instant::now(),
         };
         self.holders().insert(number, holder);
-        self.tell(News::Locks);
+        self.shared.locks_changed.send_replace(());
         Held { feed: self.clone(), number }
     }
 
     /// The locks as a tenant may see them.
-    pub(crate) fn locks(&self, tenant: &str) -> Locks {
+    fn locks(&self, tenant: &Tenant) -> Locks {
         let holders = self.holders();
-        let mine = holders.iter().filter(|(_, holder)| holder.tenant == tenant);
+        let mine = holders.iter().filter(|(_, holder)| holder.tenant == *tenant);
         let locks: Vec<Lock> = mine.map(|(number, holder)| holder.show(*number)).collect();
         let of_others = holders.len() - locks.len();
         Locks { locks, of_others }
     }
 
-    pub(crate) fn is_locked(&self) -> bool {
+    fn is_locked(&self) -> bool {
         !self.holders().is_empty()
     }
 
-    /// That nobody listens is no error.
-    fn tell(&self, news: News) {
-        self.shared.news.send(news).map(drop).unwrap_or_default();
+    fn locks_changed(&self) -> watch::Receiver<()> {
+        self.shared.locks_changed.subscribe()
+    }
+
+    /// Removes a publisher that has no readers.
+    fn forget(&self, tenant: &Tenant) {
+        let mut publishers = self.publishers();
+        // A new one may have taken its place.
+        if publishers.get(tenant).is_some_and(|publisher| publisher.strong_count() == 0) {
+            publishers.remove(tenant);
+        }
+    }
+
+    fn publishers(&self) -> MutexGuard<'_, HashMap<Tenant, Weak<Publisher>>> {
+        self.shared.publishers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn holders(&self) -> MutexGuard<'_, BTreeMap<u64, Holder>> {
@@ -166,7 +188,7 @@ impl Holder {
         Lock {
             number,
             key: self.key.clone(),
-            account: self.payment.account.clone(),
+            account: self.payment.account.to_string(),
             amount_cents: self.payment.amount_cents,
             held_ms: millis(self.since.elapsed()),
             remaining_ms: millis(self.lease.remaining()),
@@ -186,7 +208,7 @@ pub(crate) struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.feed.holders().remove(&self.number);
-        self.feed.tell(News::Locks);
+        self.feed.shared.locks_changed.send_replace(());
     }
 }
 

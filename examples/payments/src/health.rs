@@ -37,7 +37,7 @@ fn show(group: &GroupHealth) -> Value {
     json!({ "majority": group.has_majority(), "servers": servers })
 }
 
-fn word(answer: &NodeAnswer) -> &'static str {
+pub(crate) fn word(answer: &NodeAnswer) -> &'static str {
     match answer {
         NodeAnswer::Granted | NodeAnswer::Held { .. } | NodeAnswer::NotHeld => "votes",
         NodeAnswer::Quarantined { .. } => "quarantined",

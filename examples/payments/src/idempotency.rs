@@ -1,22 +1,20 @@
 //! The idempotency key of a payment: who asks for what, however often.
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum::http::request::Parts;
 use redlock_core::Key;
 use tower_redlock::{KeyRejection, idempotency};
 
+use crate::name::Tenant;
 use crate::problem::Problem;
 
 pub(crate) const TENANT: &str = "x-tenant";
-
-/// The tenant of a request that names none.
-pub(crate) const PUBLIC: &str = "public";
 
 /// The `Idempotency-Key` of a request and the tenant it belongs to: two tenants may well choose
 /// the same key.
 #[derive(Debug)]
 pub(crate) struct IdempotencyKey {
-    pub(crate) tenant: String,
+    pub(crate) tenant: Tenant,
     pub(crate) key: String,
 }
 
@@ -44,21 +42,31 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let key = Self::of(parts);
-        key.map_err(|rejection| Problem::new(rejection.status(), rejection.detail()))
+        Self::of(parts).map_err(|rejection| problem(&rejection))
     }
 }
 
-/// A real service knows the tenant from its authentication; this one believes a header.
-fn tenant(parts: &Parts) -> Result<String, KeyRejection> {
-    let Some(value) = parts.headers.get(TENANT) else { return Ok(PUBLIC.into()) };
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
-    match value.to_str() {
-        Ok(tenant) if (1..=64).contains(&tenant.len()) && tenant.as_bytes().iter().all(plain) => {
-            Ok(tenant.into())
-        }
-        _ => Err("`X-Tenant` must be 1 to 64 letters, digits, `.`, `_` or `-`".into()),
+/// `None` for a request without a key.
+impl<S: Sync> OptionalFromRequestParts<S> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Problem> {
+        let key = idempotency::key(parts).map_err(|rejection| problem(&rejection))?;
+        let Some(key) = key else { return Ok(None) };
+        let tenant = tenant(parts).map_err(|rejection| problem(&rejection))?;
+        Ok(Some(Self { tenant, key }))
     }
+}
+
+fn problem(rejection: &KeyRejection) -> Problem {
+    Problem::new(rejection.status(), rejection.detail())
+}
+
+/// A real service takes the tenant from its authentication; this one believes a header.
+fn tenant(parts: &Parts) -> Result<Tenant, KeyRejection> {
+    let Some(name) = parts.headers.get(TENANT) else { return Ok(Tenant::default()) };
+    let name = String::from_utf8_lossy(name.as_bytes()).into_owned();
+    Tenant::try_from(name).map_err(|error| format!("the header `X-Tenant`: {error}").into())
 }
 
 fn key(parts: &Parts) -> Result<String, KeyRejection> {

@@ -12,11 +12,16 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod accounts;
+mod answer;
+mod body;
 mod demo;
+mod events;
 mod feed;
 mod fence;
 mod health;
+mod hosts;
 mod idempotency;
+mod name;
 mod page;
 mod payments;
 mod problem;
@@ -27,10 +32,11 @@ mod settings;
 mod store;
 mod watch;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRef};
+use axum::extract::FromRef;
 use axum::http::Method;
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::routing::{get, post};
@@ -38,12 +44,12 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use redlock_core::Redlock;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::csrf::CsrfLayer;
-use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_http::trace::TraceLayer;
-use tower_redlock::{Detached, Disconnect, RedlockLayer};
+use tower_redlock::{Detached, Disconnect, ReadBodyLayer, RedlockLayer};
 
 pub use crate::demo::{Demo, Locks};
 use crate::feed::Feed;
+pub use crate::hosts::Hosts;
 pub use crate::provider::{Behaviour, Provider, Simulation};
 pub use crate::recovery::recover;
 pub use crate::servers::Servers;
@@ -52,8 +58,11 @@ pub use crate::store::{DatabaseUrl, Store, UrlError};
 
 const MAX_BODY: usize = 64 * 1024;
 
-/// A client that stops in the middle of its request must not keep a lock.
-const MAX_BODY_PAUSE: Duration = Duration::from_secs(10);
+/// A body is read before anything is locked. A client that sends it slowly keeps only its connection.
+const MAX_BODY_TIME: Duration = Duration::from_secs(10);
+
+/// A quarter of the file descriptors that a process usually has.
+const MAX_READERS: usize = 250;
 
 /// What the handlers work with. Cheap to clone; clones are the same service.
 #[derive(Clone, Debug)]
@@ -64,6 +73,7 @@ pub struct App {
     feed: Feed,
     metrics: Metrics,
     demo: Option<Demo>,
+    hosts: Hosts,
 }
 
 /// What `/metrics` shows, if anything was installed that records.
@@ -76,7 +86,15 @@ impl App {
     #[must_use]
     pub fn new(store: Store, provider: Provider, redlock: Redlock) -> Self {
         let metrics = Metrics(None);
-        Self { store, provider, redlock, feed: Feed::new(), metrics, demo: None }
+        let (feed, hosts) = (Feed::new(MAX_READERS), Hosts::default());
+        Self { store, provider, redlock, feed, metrics, demo: None, hosts }
+    }
+
+    /// Answers under these hosts. Default: those of this machine.
+    #[must_use]
+    pub fn hosts(mut self, hosts: Hosts) -> Self {
+        self.hosts = hosts;
+        self
     }
 
     /// Shows what was recorded at `/metrics`.
@@ -90,6 +108,13 @@ impl App {
     #[must_use]
     pub fn demo(mut self, demo: Demo) -> Self {
         self.demo = Some(demo);
+        self
+    }
+
+    /// Streams events to at most this number of clients at a time. Default: 250.
+    #[must_use]
+    pub fn max_readers(mut self, readers: usize) -> Self {
+        self.feed = Feed::new(readers);
         self
     }
 
@@ -118,13 +143,14 @@ impl App {
             .route("/healthz", get(health::alive))
             .route("/ready", get(health::ready))
             .route("/metrics", get(health::metrics))
+            .route("/events", get(events::events))
             .merge(page::routes())
             .merge(demo::routes())
-            .layer(DefaultBodyLimit::max(MAX_BODY))
-            .layer(RequestBodyTimeoutLayer::new(MAX_BODY_PAUSE))
+            .layer(ReadBodyLayer::new(MAX_BODY, MAX_BODY_TIME))
             .layer(CatchPanicLayer::new())
             // No page of somebody else may pay, or stop a server, by the browser of a user.
             .layer(CsrfLayer::new())
+            .layer(from_fn_with_state(Arc::new(self.hosts.clone()), hosts::check))
             .layer(map_response(problem::instead_of_text))
             .layer(TraceLayer::new_for_http())
             .with_state(self);

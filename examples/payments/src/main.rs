@@ -126,6 +126,8 @@ async fn serve(with_redis: Option<usize>) -> Result<(), Box<dyn Error>> {
     }
     let app = App::new(store.clone(), provider.clone(), redlock.clone())
         .metrics(metrics.clone())
+        .hosts(settings.hosts)
+        .max_readers(settings.readers)
         .demo(Demo::new(url, locks));
     let (router, detached) = app.clone().routes();
 

@@ -3,23 +3,21 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
-use axum::http::header::{CONTENT_TYPE, HeaderName};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tower_redlock::LockScope;
 
+use crate::answer::Answer;
+use crate::body::Object;
 use crate::feed::Feed;
 use crate::fence::Fence;
 use crate::idempotency::IdempotencyKey;
-use crate::problem::{PROBLEM_JSON, Problem, check_amount, parse};
-use crate::provider::{DELAY, Provider};
-use crate::store::{Answer, Begun, NewPayment, Payment, Store};
-
-pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+use crate::name::PaymentId;
+use crate::problem::{Problem, check_amount};
+use crate::provider::{Provider, ProviderDelay};
+use crate::store::{Begun, NewPayment, Payment, Store};
 
 /// Charges an account once per idempotency key. Runs under the lock of that key, so whatever it
 /// finds in progress was cut off: nobody else is at it.
@@ -29,20 +27,18 @@ pub(crate) async fn pay(
     State(feed): State<Feed>,
     key: IdempotencyKey,
     scope: LockScope,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    ProviderDelay(delay): ProviderDelay,
+    Object(payment): Object<NewPayment>,
 ) -> Result<Response, Problem> {
-    let payment: NewPayment = parse(body)?;
     check_amount(payment.amount_cents)?;
     let lease = scope.lease();
     let fence = Fence::of(lease.as_ref().and_then(|lease| lease.fencing_token()))?;
     let _shown = lease.map(|lease| feed.holds(&key, &payment, lease));
 
     let refused = Problem::insufficient_funds(&payment.account);
-    let refusal = Answer { status: refused.status(), body: refused.body() };
-    let payment_id = match store.begin(&key, &payment, &refusal, fence).await? {
+    let payment_id = match store.begin(&key, &payment, &Answer::from(&refused), fence).await? {
         Begun::InProgress { payment_id } => payment_id,
-        Begun::Finished(answer) => return Ok(replay(answer)),
+        Begun::Finished(answer) => return Ok(answer.replay()),
         Begun::Refused => return Err(refused),
         Begun::OtherPayment => {
             let detail = "this Idempotency-Key was used for another payment";
@@ -50,8 +46,8 @@ pub(crate) async fn pay(
         }
         Begun::NoAccount => return Err(Problem::not_found("account", &payment.account)),
     };
-    let charged = charge(&store, &provider, &payment_id, &payment, delay(&headers), fence).await?;
-    Ok(respond(charged))
+    let charged = charge(&store, &provider, &payment_id, &payment, delay, fence).await?;
+    Ok(charged.into_response())
 }
 
 /// Charges a payment that is noted and keeps the answer: the same however often it is done, and
@@ -80,23 +76,8 @@ pub(crate) async fn charge(
 
 pub(crate) async fn show(
     State(store): State<Store>,
-    Path(id): Path<String>,
+    Path(id): Path<PaymentId>,
 ) -> Result<Json<Payment>, Problem> {
     let payment = store.payment(&id).await?;
     payment.map(Json).ok_or_else(|| Problem::not_found("payment", &id))
-}
-
-/// For demonstrations, in milliseconds. A provider of real money takes no notice of it.
-fn delay(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(DELAY)?.to_str().ok()?.parse().ok().map(Duration::from_millis)
-}
-
-fn replay(answer: Answer) -> Response {
-    ([(REPLAYED, HeaderValue::from_static("true"))], respond(answer)).into_response()
-}
-
-fn respond(Answer { status, body }: Answer) -> Response {
-    let json = HeaderValue::from_static("application/json");
-    let content_type = if status.is_success() { json } else { PROBLEM_JSON };
-    (status, [(CONTENT_TYPE, content_type)], body).into_response()
 }

@@ -1,11 +1,9 @@
 //! Errors as the client sees them: RFC 9457 problems.
 
-use axum::body::{Bytes, to_bytes};
-use axum::extract::rejection::BytesRejection;
+use axum::body::to_bytes;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::fence::WriteError;
@@ -16,6 +14,7 @@ use crate::provider::Unknown;
 pub(crate) struct Problem {
     status: StatusCode,
     detail: String,
+    retry_after: Option<u32>,
 }
 
 pub(crate) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -25,7 +24,14 @@ const MAX_TEXT: usize = 4096;
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
+        let passes = [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE].contains(&status);
+        Self { status, detail: detail.into(), retry_after: passes.then_some(1) }
+    }
+
+    /// Sets the seconds after which the same request may be sent again. Default: 1 with 502 and 503.
+    pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
     }
 
     pub(crate) fn not_found(what: &str, id: &str) -> Self {
@@ -87,8 +93,8 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = self.body();
         let mut response = (self.status, [(CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
-        if [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE].contains(&self.status) {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -112,20 +118,6 @@ pub(crate) async fn instead_of_text(response: Response) -> Response {
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.insert(CONTENT_TYPE, PROBLEM_JSON);
     Response::from_parts(parts, Problem::new(status, detail).body().into())
-}
-
-/// Reads a JSON body, whatever type it is declared as: `curl -d` declares a form.
-pub(crate) fn parse<T: DeserializeOwned>(
-    body: Result<Bytes, BytesRejection>,
-) -> Result<T, Problem> {
-    let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
-    serde_json::from_slice(&body).map_err(|error| {
-        let status = match error.classify() {
-            serde_json::error::Category::Data => StatusCode::UNPROCESSABLE_ENTITY,
-            _ => StatusCode::BAD_REQUEST,
-        };
-        Problem::new(status, format!("the body is not what this endpoint takes: {error}"))
-    })
 }
 
 /// Amounts are positive.

@@ -4,11 +4,15 @@ mod simulation;
 
 use std::time::Duration;
 
+use axum::extract::FromRequestParts;
+use axum::http::StatusCode;
+use axum::http::request::Parts;
 use reqwest::Client;
 use reqwest::header::HeaderName;
 use serde::Serialize;
 
 pub use self::simulation::{Behaviour, Simulation};
+use crate::problem::Problem;
 use crate::store::NewPayment;
 
 /// How often the provider is asked before the client is told to come again.
@@ -19,8 +23,34 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// For demonstrations: asks a simulated provider to take its time for one charge.
-pub(crate) const DELAY: HeaderName = HeaderName::from_static("x-provider-delay");
+/// For demonstrations: makes a simulated provider take this many milliseconds for one charge.
+const DELAY: HeaderName = HeaderName::from_static("x-provider-delay");
+
+/// The longest delay that a simulated provider accepts.
+const MAX_DELAY: Duration = Duration::from_secs(30);
+
+/// The delay that a request sets with the header `x-provider-delay`. A provider of real money ignores it.
+#[derive(Debug)]
+pub(crate) struct ProviderDelay(pub(crate) Option<Duration>);
+
+impl<S: Sync> FromRequestParts<S> for ProviderDelay {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let Some(value) = parts.headers.get(DELAY) else { return Ok(Self(None)) };
+        let value = value.to_str().unwrap_or_default();
+        match value.parse().map(Duration::from_millis) {
+            Ok(delay) if delay <= MAX_DELAY => Ok(Self(Some(delay))),
+            _ => {
+                let most = MAX_DELAY.as_millis();
+                let detail = format!(
+                    "the header `{DELAY}` is `{value}`: send a number of milliseconds from 0 to {most}"
+                );
+                Err(Problem::new(StatusCode::BAD_REQUEST, detail))
+            }
+        }
+    }
+}
 
 /// Moves the money. Like real providers it takes a reference with each charge and ignores one
 /// that it has seen: that is what makes a charge safe to repeat when its answer got lost.
@@ -43,7 +73,7 @@ pub(crate) enum Unknown {
     #[error("the provider can't be reached, or did not answer in time")]
     NoAnswer(#[from] reqwest::Error),
     #[error("the provider answered {0}")]
-    Answered(reqwest::StatusCode),
+    Answered(StatusCode),
 }
 
 impl Provider {

@@ -8,6 +8,7 @@
 mod database;
 mod reads;
 mod records;
+mod withdrawals;
 
 use axum::http::StatusCode;
 use sqlx::any::AnyArguments;
@@ -17,9 +18,12 @@ use uuid::Uuid;
 
 pub(crate) use self::database::without_password;
 pub use self::database::{DatabaseUrl, UrlError};
-pub(crate) use self::records::{Account, Answer, Begun, Entry, NewPayment, Payment, Unfinished};
+pub(crate) use self::records::{Account, Begun, Entry, NewPayment, Payment, Unfinished};
+pub(crate) use self::withdrawals::{NewWithdrawal, Withdrawn};
+use crate::answer::Answer;
 use crate::fence::{Fence, WriteError};
 use crate::idempotency::IdempotencyKey;
+use crate::name::AccountId;
 
 /// A database of payments.
 #[derive(Clone, Debug)]
@@ -67,14 +71,14 @@ impl Store {
         refusal: &Answer,
         fence: Fence,
     ) -> Result<Begun, WriteError> {
-        type Row = (String, String, i64, Option<i64>, Option<String>);
+        type Row = (String, AccountId, i64, Option<i64>, Option<String>);
         let mut transaction = self.pool.begin().await?;
         let is_there = hold(&mut transaction, &payment.account).await?;
         let found: Option<Row> = query_as(
             "SELECT id, account, amount_cents, status, response FROM payments
              WHERE tenant = $1 AND idempotency_key = $2",
         )
-        .bind(tenant)
+        .bind(&**tenant)
         .bind(key)
         .fetch_optional(&mut *transaction)
         .await?;
@@ -104,9 +108,9 @@ impl Store {
              ON CONFLICT (tenant, idempotency_key) DO NOTHING",
         )
         .bind(&payment_id)
-        .bind(tenant)
+        .bind(&**tenant)
         .bind(key)
-        .bind(&payment.account)
+        .bind(&*payment.account)
         .bind(payment.amount_cents)
         .bind(refused.map(|answer| i64::from(answer.status.as_u16())))
         .bind(refused.map(|answer| answer.body.as_str()))
@@ -160,24 +164,6 @@ impl Store {
         fenced(finish, &mut transaction).await?;
         book(&mut transaction, account, *amount_cents, Some(payment_id)).await?;
         Ok(transaction.commit().await?)
-    }
-
-    /// Books a withdrawal. `false`: the balance is too low.
-    pub(crate) async fn withdraw(
-        &self,
-        id: &str,
-        amount_cents: i64,
-        fence: Fence,
-    ) -> Result<bool, WriteError> {
-        let mut transaction = self.pool.begin().await?;
-        let mine = query("UPDATE accounts SET fence = $2 WHERE id = $1 AND fence <= $2");
-        fenced(mine.bind(id).bind(fence), &mut transaction).await?;
-        if available(&mut transaction, id).await? < amount_cents {
-            return Ok(false);
-        }
-        book(&mut transaction, id, amount_cents, None).await?;
-        transaction.commit().await?;
-        Ok(true)
     }
 }
 

@@ -9,9 +9,9 @@ use axum::middleware::Next;
 use axum::response::Response;
 use metrics::{counter, histogram};
 
+use crate::answer::REPLAYED;
 use crate::feed::{self, Answered, Feed, millis};
 use crate::idempotency::IdempotencyKey;
-use crate::payments::REPLAYED;
 
 pub(crate) async fn watch(State(feed): State<Feed>, request: Request, next: Next) -> Response {
     let started = Instant::now();

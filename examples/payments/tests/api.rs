@@ -5,17 +5,14 @@ mod support;
 
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, Bytes};
-use http_body_util::BodyExt;
-use payments::{App, Provider, Simulation, Store};
+use axum::body::Body;
+use payments::App;
 use redlock_core::Redlock;
 use redlock_tests::eventually;
-use serde_json::{Value, json};
-use tower::ServiceExt;
-use tower_redlock::Detached;
+use serde_json::Value;
 
-use crate::support::{Database, SOON, provider};
+use crate::support::service::Service;
+use crate::support::{Database, SOON};
 
 on_both! {
     a_payment_is_charged_once_and_replayed_byte_for_byte,
@@ -28,60 +25,6 @@ on_both! {
     without_any_lock_the_record_alone_keeps_a_payment_from_being_charged_twice,
     the_money_of_a_payment_in_progress_is_put_aside,
     what_axum_answers_is_a_problem_too,
-}
-
-struct Service {
-    store: Store,
-    provider: Provider,
-    simulation: Simulation,
-    router: Router,
-    detached: Detached,
-    database: Database,
-}
-
-type Answer = (u16, axum::http::HeaderMap, Bytes);
-
-impl Service {
-    async fn start(database: Database, provider_delay: Duration) -> Self {
-        let store = database.store().await;
-        let (provider, simulation) = provider(provider_delay).await;
-        let app = App::new(store.clone(), provider.clone(), Redlock::in_memory());
-        let (router, detached) = app.routes();
-        Self { store, provider, simulation, router, detached, database }
-    }
-
-    async fn send(&self, request: axum::http::request::Builder, body: impl Into<Body>) -> Answer {
-        let request = request.body(body.into()).unwrap();
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        (parts.status.as_u16(), parts.headers, body.collect().await.unwrap().to_bytes())
-    }
-
-    async fn pay(&self, key: &str, account: &str, amount_cents: i64) -> Answer {
-        let request = axum::http::Request::post("/payments").header("idempotency-key", key);
-        let body = json!({ "account": account, "amount_cents": amount_cents });
-        self.send(request, body.to_string()).await
-    }
-
-    /// Waits until a payment is noted, which is before its provider is asked.
-    async fn begun(&self) {
-        let pool = self.database.pool().await;
-        eventually(SOON, "the payment is noted", async || {
-            let noted = sqlx::query_scalar("SELECT count(*) FROM payments").fetch_one(&pool).await;
-            noted.is_ok_and(|noted: i64| noted == 1)
-        })
-        .await;
-    }
-
-    async fn get(&self, path: &str) -> (u16, Value) {
-        let (status, _, body) = self.send(axum::http::Request::get(path), Body::empty()).await;
-        (status, serde_json::from_slice(&body).unwrap())
-    }
-
-    async fn balance(&self, account: &str) -> (i64, i64) {
-        let (_, account) = self.get(&format!("/accounts/{account}")).await;
-        (account["balance_cents"].as_i64().unwrap(), account["charges"].as_i64().unwrap())
-    }
 }
 
 async fn a_payment_is_charged_once_and_replayed_byte_for_byte(database: Database) {
@@ -260,15 +203,4 @@ async fn what_axum_answers_is_a_problem_too(database: Database) {
         assert_eq!(problem["status"], status, "{path}");
         assert_eq!(headers.contains_key("allow"), status == 405);
     }
-}
-
-#[tokio::test]
-async fn a_client_that_stops_in_the_middle_of_its_body_is_refused() {
-    let service = Service::start(Database::sqlite(), Duration::ZERO).await;
-    tokio::time::pause();
-    let request = axum::http::Request::post("/payments").header("idempotency-key", "k");
-    let silent = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
-    let (status, headers, _) = service.send(request, Body::from_stream(silent)).await;
-    assert_eq!(status, 400);
-    assert_eq!(headers["content-type"], "application/problem+json");
 }

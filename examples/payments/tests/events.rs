@@ -18,15 +18,15 @@ use tower::ServiceExt;
 use crate::support::processes::{Running, service};
 use crate::support::{Database, SOON, provider};
 
-/// A reader of the stream.
-struct Events(Body, String);
+/// A reader of the stream, with what it has not parsed yet and the number of pieces that it got.
+struct Events(Body, String, u32);
 
 impl Events {
     async fn of(app: &Router, tenant: &str) -> Self {
         let request = Request::get(format!("/events?tenant={tenant}")).body(Body::empty());
         let response = app.clone().oneshot(request.unwrap()).await.unwrap();
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Self(response.into_body(), String::new())
+        Self(response.into_body(), String::new(), 0)
     }
 
     /// The next event; `None` at the end.
@@ -49,6 +49,7 @@ impl Events {
                 continue;
             }
             let frame = self.0.frame().await?.unwrap();
+            self.2 += 1;
             self.1 += std::str::from_utf8(frame.data_ref().unwrap()).unwrap();
         }
     }
@@ -78,7 +79,7 @@ async fn pay(app: &Router, tenant: &str, key: &str) -> u16 {
 #[tokio::test]
 async fn a_tenant_is_told_of_its_own_requests_and_locks_and_of_no_key_of_others() {
     let database = Database::sqlite();
-    let app = app(&database, Duration::from_millis(200)).await.routes().0;
+    let app = app(&database, Duration::from_secs(1)).await.routes().0;
     let mut mine = Events::of(&app, "me").await;
     assert_eq!(mine.next().await.unwrap().1["locks"], Value::Array(Vec::new()));
     let paid = tokio::spawn({
@@ -115,18 +116,53 @@ async fn a_tenant_is_told_of_its_own_requests_and_locks_and_of_no_key_of_others(
 }
 
 #[tokio::test]
-async fn a_reader_that_is_too_slow_is_told_so_and_catches_up() {
+async fn a_reader_gets_few_pieces_however_many_requests_there_are() {
     let database = Database::sqlite();
     let app = app(&database, Duration::ZERO).await.routes().0;
-    let mut slow = Events::of(&app, "me").await;
-    slow.next_named("locks").await;
-    // Four pieces of news each: it came, locked, released, answered.
+    let mut reader = Events::of(&app, "me").await;
+    reader.next_named("locks").await;
+    let started = Instant::now();
+    let reading = tokio::spawn(async move {
+        let mut answers = 0;
+        while answers < 100 {
+            let (name, data) = reader.next().await.unwrap();
+            answers += match name.as_str() {
+                "missed" => data.as_u64().unwrap(),
+                _ => u64::from(data["outcome"].is_string()),
+            };
+        }
+        reader.2
+    });
     for _ in 0..100 {
         assert_eq!(pay(&app, "me", "k").await, 201);
     }
-    assert!(slow.next_named("missed").await.as_u64().unwrap() >= 100);
-    assert_eq!(slow.next().await.unwrap().0, "locks", "then how things stand");
-    assert_eq!(slow.next_named("request").await["key"], "k");
+    let pieces = timeout(SOON, reading).await.unwrap().unwrap();
+    let most = 5.0 * started.elapsed().as_secs_f64() + 2.0;
+    assert!(f64::from(pieces) <= most, "{pieces} pieces, at most {most}");
+}
+
+#[tokio::test]
+async fn readers_beyond_the_limit_get_503_until_one_leaves() {
+    let database = Database::sqlite();
+    let app = app(&database, Duration::ZERO).await.routes().0;
+    let open = async |tenant: &str| {
+        let request = Request::get(format!("/events?tenant={tenant}")).body(Body::empty());
+        app.clone().oneshot(request.unwrap()).await.unwrap()
+    };
+    let mut readers = Vec::new();
+    for number in 0..250 {
+        readers.push(open(&format!("tenant-{}", number % 3)).await);
+    }
+    assert!(readers.iter().all(|reader| reader.status() == 200));
+    for _ in 0..2 {
+        let refused = open("me").await;
+        assert_eq!(refused.status(), 503);
+        assert_eq!(refused.headers()["retry-after"], "5");
+        assert_eq!(refused.headers()["content-type"], "application/problem+json");
+        assert_eq!(pay(&app, "me", "k").await, 201, "payments are taken all the same");
+    }
+    readers.pop();
+    assert_eq!(open("me").await.status(), 200);
 }
 
 #[tokio::test]

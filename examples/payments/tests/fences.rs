@@ -6,15 +6,13 @@ mod support;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::http::Request;
-use futures_util::stream::once;
 use http_body_util::BodyExt;
 use payments::{App, Provider, Simulation, Store};
 use redlock_core::{Config, FencingToken, Redlock, Safety};
 use redlock_tests::eventually;
 use sqlx::{AnyPool, query};
-use tokio::sync::oneshot;
 use tower::ServiceExt;
 
 use crate::support::{Database, SOON, provider};
@@ -86,20 +84,26 @@ async fn answer(app: Router, request: Request<Body>) -> (u16, String) {
 const WITHDRAWALS: &str = "/accounts/alice/withdrawals";
 const TEN: &str = r#"{"amount_cents":10}"#;
 
-/// A withdrawal whose lock has passed on before its body arrives, and one under the later lock.
+/// A withdrawal that waits for the row of its account until a later lock has written to it.
 async fn late_withdrawal(service: &Service, before_it_writes: &'static str) -> (u16, String) {
-    let (arrive, arriving) = oneshot::channel::<Bytes>();
-    let body = Body::from_stream(once(arriving));
-    let late = send(service.one.clone(), WITHDRAWALS, body);
-    let late = tokio::spawn(late);
+    let mut writing = service.pool.begin().await.unwrap();
+    let row = query("UPDATE accounts SET fence = fence WHERE id = 'alice'");
+    row.execute(&mut *writing).await.unwrap();
+    let late = tokio::spawn(send(service.one.clone(), WITHDRAWALS, Body::from(TEN)));
     eventually(SOON, "the first to have its lock", async || {
         service.locks[0].inspect("account:alice").await.unwrap().held
     })
     .await;
-    let (status, _) = send(service.two.clone(), WITHDRAWALS, Body::from(TEN)).await;
-    assert_eq!(status, 200);
-    query(before_it_writes).execute(&service.pool).await.unwrap();
-    arrive.send(TEN.into()).unwrap();
+    let later = service.locks[1].lock("account:alice").await.unwrap();
+    let written = query(
+        "UPDATE accounts SET balance_cents = balance_cents - 10, fence = $1
+         WHERE id = 'alice' AND fence <= $1",
+    );
+    let token = i64::try_from(later.fencing_token().unwrap().get()).unwrap();
+    assert_eq!(written.bind(token).execute(&mut *writing).await.unwrap().rows_affected(), 1);
+    query(before_it_writes).execute(&mut *writing).await.unwrap();
+    writing.commit().await.unwrap();
+    later.release().await;
     late.await.unwrap()
 }
 

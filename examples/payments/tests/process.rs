@@ -225,6 +225,8 @@ fn a_bad_setting_is_named_with_its_value_and_the_fix() {
         ("PAYMENTS_ADDR", "localhost", "127.0.0.1:3000"),
         ("PAYMENTS_PROVIDER_DELAY", "fast", "50ms"),
         ("PAYMENTS_GRACE", "long", "30s"),
+        ("PAYMENTS_HOSTS", "https://pay.example", "pay.example"),
+        ("PAYMENTS_HOSTS", "pay.example:443", "pay.example"),
         ("DATABASE_URL", "mysql://db", "sqlite://payments.db"),
         ("PAYMENTS_PROVIDER", "nowhere", "http://127.0.0.1:4000"),
         ("DATABASE_URL", "sqlite:///no/such/directory.db", "can be written"),
@@ -264,7 +266,7 @@ async fn a_stop_does_not_wait_for_a_client_that_stalls() {
     let mut running = Running::start(service(&database).env("PAYMENTS_GRACE", "200ms"));
     let address = running.url.strip_prefix("http://").unwrap();
     let mut stalled = TcpStream::connect(address).unwrap();
-    let head = "POST /payments HTTP/1.1\r\nhost: a\r\nidempotency-key: k\r\n\
+    let head = "POST /payments HTTP/1.1\r\nhost: localhost\r\nidempotency-key: k\r\n\
                 content-length: 9\r\nexpect: 100-continue\r\n\r\n";
     stalled.write_all(head.as_bytes()).unwrap();
     let mut asked_for_body = [0; 12];

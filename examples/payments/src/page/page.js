@@ -114,6 +114,8 @@ const actions = {
   },
 };
 
+// The events that show these requests may come later than their answers.
+const SENT = { once: 1, burst: 21, slow: 5 };
 const TITLES = { once: "Paid once", burst: "20 times at once, then once more", slow: "Slow provider" };
 
 async function act(what) {
@@ -126,7 +128,7 @@ async function act(what) {
     charge = answer.payment_id ?? charge;
     const entries = await refresh();
     const booked = entries.filter((entry) => entry.payment_id === answer.payment_id).length;
-    const sent = runs.get(key)?.requests.size ?? 0;
+    const sent = SENT[what];
     say(status === 201
       ? `${sent} ${sent === 1 ? "request" : "requests"}, ${booked === 1 ? "one charge" : `${booked} charges`} of ${euros(payment.amount_cents)}.`
       : `Not charged (${status}): ${answer.detail ?? "no reason given"}.`);
@@ -165,7 +167,7 @@ function showLocks({ locks, of_others }) {
     shown.freed = true;
     shown.element.className = "freed";
     shown.bar.value = 0;
-    shown.note.textContent = `given back after ${seconds(performance.now() - shown.since)}`;
+    shown.note.textContent = "given back";
     setTimeout(() => { shown.element.remove(); shownLocks.delete(number); showNone(); }, FREED_FOR);
   }
   others = of_others;
@@ -174,8 +176,8 @@ function showLocks({ locks, of_others }) {
 
 let others = 0;
 function showNone() {
-  const elsewhere = others ? `${others} of other visitors.` : "";
-  $("no-locks").textContent = shownLocks.size ? elsewhere : elsewhere || "Nobody holds a lock.";
+  const elsewhere = others ? `Other visitors hold ${others}.` : "";
+  $("no-locks").textContent = shownLocks.size ? elsewhere : elsewhere || "No lock is held.";
 }
 
 function tickLocks() {
@@ -215,6 +217,7 @@ async function refresh() {
     row.append(make("td", "", at.toLocaleTimeString("en-GB")), payment, make("td", "amount", euros(entry.amount_cents)));
     return row;
   }));
+  $("entries-table").hidden = entries.length === 0;
   $("no-entries").hidden = entries.length > 0;
   return entries;
 }
@@ -223,53 +226,74 @@ $("account").addEventListener("change", refresh);
 
 // ---- Servers
 
-const STATES = { votes: "votes", quarantined: "in quarantine", silent: "silent", unreachable: "stopped" };
+const STATES = { votes: "votes", quarantined: "in quarantine", silent: "silent", unreachable: "unreachable" };
 let own = false;
 
+/** Makes the row of a server. Its button stays in place when the state changes, and keeps the focus. */
+function serverRow(index) {
+  const row = make("li");
+  const name = make("span", "", `Redis ${index + 1} `);
+  row.state = make("span", "state");
+  row.countdown = make("small");
+  name.append(row.state, row.countdown);
+  row.append(name);
+  if (own) {
+    row.turn = make("button");
+    row.turn.type = "button";
+    row.turn.addEventListener("click", () => turn(index, row.runs ? "stop" : "start"));
+    row.append(row.turn);
+  }
+  $("servers").append(row);
+  return row;
+}
+
+function showServer(row, index, { state, votes_in_ms }) {
+  row.runs = state === "votes" || state === "quarantined";
+  row.votesAt = votes_in_ms === undefined ? null : performance.now() + votes_in_ms;
+  row.state.textContent = own && state === "unreachable" ? "stopped" : STATES[state];
+  row.state.className = `state ${state}`;
+  row.dataset.state = state;
+  if (row.turn) {
+    row.turn.textContent = row.runs ? "Stop" : "Start again";
+    row.turn.setAttribute("aria-label", row.runs ? `Stop Redis ${index + 1}` : `Start Redis ${index + 1} again`);
+  }
+  tickServer(row);
+}
+
+function tickServer(row) {
+  const left = row.votesAt === null ? 0 : Math.ceil((row.votesAt - performance.now()) / 1000);
+  row.countdown.textContent = left > 0 ? `votes in ${left} s` : "";
+}
+setInterval(() => Array.from($("servers").children).forEach(tickServer), 250);
+
 async function showServers() {
-  const { groups } = await (await fetch("/ready")).json();
-  const servers = groups.flatMap((group) => group.servers);
-  const voting = servers.filter((state) => state === "votes").length;
-  const able = groups.every((group) => group.majority);
-  const text = `${voting} of ${servers.length} vote: ${able ? "a majority, payments are taken." : "no majority, payments get 503."}`;
+  const { majority, servers } = await (await fetch("/demo/servers")).json();
+  const voting = servers.filter(({ state }) => state === "votes").length;
+  const text = `${voting} of ${servers.length} vote: ${majority ? "a majority, payments are taken." : "no majority, payments get 503."}`;
   if ($("majority").textContent !== text) $("majority").textContent = text;
-  $("stop").disabled = !own || voting === 0;
-  servers.forEach((state, index) => {
-    let row = $("servers").children[index];
-    if (!row) {
-      row = make("li");
-      const name = make("span", "", `Redis ${index + 1} `);
-      name.append(make("span", "state"));
-      row.append(name);
-      if (own) {
-        const start = make("button", "", "Start again");
-        start.type = "button";
-        start.setAttribute("aria-label", `Start Redis ${index + 1} again`);
-        start.addEventListener("click", () => turn(index, "start"));
-        row.append(start);
-      }
-      $("servers").append(row);
-    }
-    const shown = row.querySelector(".state");
-    if (shown.textContent !== STATES[state]) shown.textContent = STATES[state];
-    shown.className = `state ${state}`;
-    const start = row.querySelector("button");
-    if (start) start.hidden = state !== "unreachable" && state !== "silent";
-    row.dataset.state = state;
-  });
+  servers.forEach((server, index) => showServer($("servers").children[index] ?? serverRow(index), index, server));
+  const running = Array.from($("servers").children).some((row) => row.runs);
+  $("stop").disabled = !running;
+  $("stop-note").textContent = own && !running ? "All of them are stopped. Start one again in the list of lock servers." : "";
 }
 
 async function turn(index, what) {
-  await fetch(`/demo/servers/${index}/${what}`, { method: "POST" });
-  say(what === "stop"
-    ? `Redis ${index + 1} was killed, and what it knew is gone.`
-    : `Redis ${index + 1} is back, empty: it may have forgotten locks, so it votes again in ten seconds.`);
-  await showServers();
+  try {
+    const { ok } = await fetch(`/demo/servers/${index}/${what}`, { method: "POST" });
+    const done = what === "stop"
+      ? `Redis ${index + 1} was killed, and its data is gone.`
+      : `Redis ${index + 1} is back, empty. It votes again when the locks that it may have forgotten have expired.`;
+    say(ok ? done : `Redis ${index + 1} could not be ${what === "stop" ? "stopped" : "started"}.`);
+    await showServers();
+  } catch {
+    say("The service did not answer. Is it still running?");
+  }
 }
 
 $("stop").addEventListener("click", async () => {
   const rows = Array.from($("servers").children);
-  const running = rows.findIndex((row) => row.dataset.state === "votes");
+  const voting = rows.findIndex((row) => row.dataset.state === "votes");
+  const running = voting >= 0 ? voting : rows.findIndex((row) => row.runs);
   if (running >= 0) await turn(running, "stop");
 });
 
@@ -278,10 +302,17 @@ $("stop").addEventListener("click", async () => {
 const WHERE = { memory: "in memory", servers: "on Redis", own: "on its own Redis" };
 const COMMAND = "cargo run -p payments -- --with-redis 3";
 
+const AGAIN = 5000;
+
 function listen() {
   const events = new EventSource(`/events?tenant=${encodeURIComponent(tenant)}`);
   events.addEventListener("open", () => { $("live").textContent = "live"; });
-  events.addEventListener("error", () => { $("live").textContent = "reconnecting"; });
+  events.addEventListener("error", () => {
+    // Closed: the service has refused, for example because of too many readers.
+    const refused = events.readyState === EventSource.CLOSED;
+    $("live").textContent = refused ? "busy, trying again" : "reconnecting";
+    if (refused) setTimeout(listen, AGAIN);
+  });
   events.addEventListener("request", (event) => showRequest(JSON.parse(event.data)));
   events.addEventListener("locks", (event) => showLocks(JSON.parse(event.data)));
   events.addEventListener("missed", (event) => { say(`${event.data} events came too fast to be shown.`); refreshSoon(); });
@@ -294,10 +325,13 @@ async function begin() {
   $("database").textContent = about.database;
   $("account").replaceChildren(...about.accounts.map((name) => make("option", "", name)));
   if (about.locks === "memory") {
-    $("notice").textContent = `Locks are kept in the memory of this process, as there is no Redis. To see servers, and stop them: ${COMMAND}`;
+    $("notice").replaceChildren(
+      "Locks are kept in the memory of this process, because it was started without lock servers. To start it with three: ",
+      make("code", "", COMMAND),
+    );
     $("notice").hidden = false;
   }
-  $("stop-note").textContent = own ? "" : "Stopping works with servers of its own.";
+  $("stop").hidden = !own;
   listen();
   await refresh();
   if (about.locks !== "memory") {
@@ -309,4 +343,4 @@ async function begin() {
   }
 }
 
-begin();
+begin().catch(() => say("The service did not answer. Is it still running? Then load the page again."));

@@ -16,10 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::{DELAY, IDEMPOTENCY_KEY};
-
-/// The longest that one charge may be told to take.
-const MAX_DELAY: Duration = Duration::from_secs(30);
+use super::{IDEMPOTENCY_KEY, MAX_DELAY, ProviderDelay};
+use crate::body::Object;
+use crate::problem::Problem;
 
 /// How the provider behaves. Set over HTTP with `PUT /behaviour`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -101,8 +100,9 @@ impl Simulation {
 
 async fn charge(
     State(simulation): State<Simulation>,
+    ProviderDelay(delay): ProviderDelay,
     headers: HeaderMap,
-    Json(charge): Json<Charge>,
+    Object(charge): Object<Charge>,
 ) -> Result<(StatusCode, Json<Value>), StatusCode> {
     let reference = headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok());
     let reference = reference.ok_or(StatusCode::BAD_REQUEST)?.to_owned();
@@ -111,9 +111,7 @@ async fn charge(
         ledger.requests += 1;
         ledger.behaviour
     };
-    let asked = headers.get(DELAY).and_then(|delay| delay.to_str().ok()?.parse().ok());
-    let latency = Duration::from_millis(asked.unwrap_or(behaviour.latency_ms));
-    tokio::time::sleep(if asked.is_some() { latency.min(MAX_DELAY) } else { latency }).await;
+    tokio::time::sleep(delay.unwrap_or_else(|| Duration::from_millis(behaviour.latency_ms))).await;
     if fastrand::f64() < behaviour.fail_before {
         return Err(StatusCode::SERVICE_UNAVAILABLE);
     }
@@ -136,6 +134,21 @@ async fn list(State(simulation): State<Simulation>) -> Json<Value> {
     Json(json!({ "charges": ledger.charges, "requests": ledger.requests }))
 }
 
-async fn behave(State(simulation): State<Simulation>, Json(behaviour): Json<Behaviour>) {
+async fn behave(
+    State(simulation): State<Simulation>,
+    Object(behaviour): Object<Behaviour>,
+) -> Result<(), Problem> {
+    let refuse = |detail| Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+    let Behaviour { latency_ms, fail_before, fail_after } = behaviour;
+    if Duration::from_millis(latency_ms) > MAX_DELAY {
+        let most = MAX_DELAY.as_millis();
+        return refuse(format!("`latency_ms` is {latency_ms}: it must be 0 to {most}"));
+    }
+    for (field, share) in [("fail_before", fail_before), ("fail_after", fail_after)] {
+        if !(0.0..=1.0).contains(&share) {
+            return refuse(format!("`{field}` is {share}: it must be 0 to 1"));
+        }
+    }
     simulation.behave(behaviour);
+    Ok(())
 }

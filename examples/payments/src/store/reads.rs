@@ -1,9 +1,10 @@
 //! What can be read without a transaction.
 
-use sqlx::{query, query_as, query_scalar};
+use sqlx::{Any, Executor, query, query_as, query_scalar};
 
 use super::{Account, Entry, NewPayment, Payment, Store, Unfinished};
 use crate::idempotency::IdempotencyKey;
+use crate::name::{AccountId, Tenant};
 
 /// As many as a page shows.
 const NEWEST: i64 = 20;
@@ -17,20 +18,7 @@ impl Store {
     }
 
     pub(crate) async fn account(&self, id: &str) -> Result<Option<Account>, sqlx::Error> {
-        let found: Option<(i64, i64)> = query_as(
-            "SELECT balance_cents,
-                    (SELECT count(*) FROM ledger
-                     WHERE account = accounts.id AND payment IS NOT NULL)
-             FROM accounts WHERE id = $1",
-        )
-        .bind(id)
-        .fetch_optional(&self.pool)
-        .await?;
-        Ok(found.map(|(balance_cents, charges)| Account {
-            account: id.into(),
-            balance_cents,
-            charges,
-        }))
+        account(&self.pool, id).await
     }
 
     pub(crate) async fn accounts(&self) -> Result<Vec<String>, sqlx::Error> {
@@ -73,7 +61,7 @@ impl Store {
 
     /// The oldest payments that were begun and not finished.
     pub(crate) async fn unfinished(&self) -> Result<Vec<Unfinished>, sqlx::Error> {
-        type Row = (String, String, String, String, i64);
+        type Row = (String, Tenant, String, AccountId, i64);
         let rows: Vec<Row> = query_as(
             "SELECT id, tenant, idempotency_key, account, amount_cents FROM payments
              WHERE status IS NULL ORDER BY id LIMIT $1",
@@ -88,4 +76,19 @@ impl Store {
         };
         Ok(rows.into_iter().map(unfinished).collect())
     }
+}
+
+pub(super) async fn account(
+    database: impl Executor<'_, Database = Any>,
+    id: &str,
+) -> Result<Option<Account>, sqlx::Error> {
+    let found: Option<(i64, i64)> = query_as(
+        "SELECT balance_cents,
+                (SELECT count(*) FROM ledger WHERE account = accounts.id AND payment IS NOT NULL)
+         FROM accounts WHERE id = $1",
+    )
+    .bind(id)
+    .fetch_optional(database)
+    .await?;
+    Ok(found.map(|(balance_cents, charges)| Account { account: id.into(), balance_cents, charges }))
 }

@@ -1,15 +1,16 @@
 //! What the store keeps, as the rest of the service sees it.
 
-use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use crate::answer::Answer;
 use crate::idempotency::IdempotencyKey;
+use crate::name::AccountId;
 
 /// What a client asks for. The same key with another payment is a mistake of theirs.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewPayment {
-    pub(crate) account: String,
+    pub(crate) account: AccountId,
     pub(crate) amount_cents: i64,
 }
 
@@ -38,13 +39,6 @@ pub(crate) struct Entry {
     pub(crate) amount_cents: i64,
     /// `None` for a withdrawal.
     pub(crate) payment_id: Option<String>,
-}
-
-/// An answer that was given, or is about to be.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) body: String,
 }
 
 /// How things stand with a payment that is asked for.

@@ -3,6 +3,7 @@
 
 pub mod postgres;
 pub mod processes;
+pub mod service;
 
 use std::future::pending;
 use std::net::Ipv4Addr;
