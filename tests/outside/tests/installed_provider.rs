@@ -10,7 +10,7 @@ fn locks_over_tls_with_a_provider_installed() {
     rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap();
     let redis = Redis::start();
     let config =
-        Config::servers([redis.tls()]).safety(Safety::Plain).node_deadline(Duration::from_secs(5));
+        Config::servers([redis.tls()]).safety(Safety::Plain).node_deadline(Duration::from_secs(4));
     let released = block_on(async {
         let redlock = Redlock::new(config.build().unwrap());
         redlock.lock("order").await.unwrap().release().await

@@ -7,7 +7,7 @@ use redlock_outside::{Redis, block_on};
 
 fn redlock(server: Server) -> Redlock {
     let config = Config::servers([server]).safety(Safety::Plain);
-    Redlock::new(config.node_deadline(Duration::from_secs(5)).build().unwrap())
+    Redlock::new(config.node_deadline(Duration::from_secs(4)).build().unwrap())
 }
 
 async fn locks_and_releases(server: Server) {
