@@ -247,7 +247,9 @@
 //! |---|---|---|
 //! | `axum` | yes | [`Locked`], [`LockResource`], [`Rejection`] as a response, whole paths in nested routers |
 //! | `metrics` | no | that of `redlock-core` |
-//! | `sqlite`, `postgres` | no | [`idempotency::SqlRecords`]: records in a database, by `sqlx` |
+//! | `postgres` | no | [`idempotency::SqlRecords`] in PostgreSQL, with TLS by rustls with ring, which trusts the system's authorities |
+//! | `sqlite` | no | [`idempotency::SqlRecords`] in SQLite |
+//! | `sql` | no | [`idempotency::SqlRecords`] alone; the application enables drivers and TLS of `sqlx` 0.9 itself |
 //! | `tracing` | yes | events for requests that got no lock; detached handlers keep their span |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -39,7 +39,7 @@ fn with_user(rights: &str) -> ServerOptions {
 async fn a_user_without_the_right_to_run_scripts_is_told_which_one_is_missing() {
     let servers = Fleet::start_with(2, with_user("+@all -eval")).await;
     let urls = [0, 1].map(|i| as_user(&servers[i], "locker:s3cret"));
-    never_votes(urls, "NOPERM this user has no permissions to run the 'eval' command").await;
+    never_votes(urls, "has no permissions to run the 'eval' command").await;
 }
 
 #[tokio::test]
@@ -65,7 +65,7 @@ async fn a_user_without_the_right_to_set_locks_nothing_and_is_told_so() {
     let redlock = redlock(&[&urls[0], &urls[1], &good[0].url()]);
     let error = no_lock(&redlock).await;
     for node in &error.nodes()[..2] {
-        says(node, "NOPERM this user has no permissions to run the 'set' command").unwrap();
+        says(node, "has no permissions to run the 'set' command").unwrap();
         says(node, "; grant this right to the user").unwrap();
     }
     good.eventually_empty(crate::HANG).await;

@@ -73,6 +73,14 @@ async fn a_server_in_cluster_mode_does_not_vote() {
     never_votes(urls, "it runs in cluster mode; name a standalone server").await;
 }
 
+#[tokio::test]
+async fn a_valkey_server_in_cluster_mode_does_not_vote() {
+    let cluster = RedisServer::options().binary("valkey-server").config("cluster-enabled", "yes");
+    let servers = Fleet::start_with(2, cluster).await;
+    let urls = [0, 1].map(|i| servers[i].url());
+    never_votes(urls, "it runs in cluster mode; name a standalone server").await;
+}
+
 /// A server in front of which it is decided whether it still loads its data. HELLO and INFO are
 /// answered then, too.
 fn loading(server: &RedisServer, loads: &Arc<AtomicBool>) -> FakeServer {

@@ -51,7 +51,11 @@ impl Survey {
     }
 
     fn mode(&self) -> Option<String> {
-        let mode = self.field("redis_mode").filter(|mode| *mode != "standalone")?;
+        // Valkey calls the field `server_mode`, unless `extended-redis-compatibility` is on.
+        let mode = self.field("redis_mode").or_else(|| self.field("server_mode"))?;
+        if mode == "standalone" {
+            return None;
+        }
         Some(format!("it runs in {mode} mode; name a standalone server"))
     }
 
@@ -126,6 +130,10 @@ mod tests {
             ("role:master", None),
             ("redis_mode:cluster", Some(ServerCheck::Mode)),
             ("redis_mode:sentinel", Some(ServerCheck::Mode)),
+            ("redis_mode:standalone", None),
+            ("server_mode:cluster", Some(ServerCheck::Mode)),
+            ("server_mode:sentinel", Some(ServerCheck::Mode)),
+            ("server_mode:standalone", None),
             ("maxmemory:1000\r\nmaxmemory_policy:allkeys-lru", Some(ServerCheck::Eviction)),
             ("maxmemory:1000\r\nmaxmemory_policy:noeviction", None),
             ("maxmemory:0\r\nmaxmemory_policy:allkeys-lru", None),
@@ -134,6 +142,8 @@ mod tests {
             ("redis_version:7.0.15", None),
             ("redis_version:10.0", None),
             ("redis_version:5.9\r\nvalkey_version:8.0.1", None),
+            ("redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2", None),
+            ("redis_version:8.2.3", None),
             ("redis_version:unstable", None),
             ("aof_enabled:0", Some(ServerCheck::Persistence)),
             ("aof_enabled:1", None),

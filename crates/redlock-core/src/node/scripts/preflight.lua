@@ -2,9 +2,18 @@
 -- connecting and not when a lock is to be released, and says which it is. Nothing else refuses the
 -- server: one that is full, for example, can still release.
 --
--- Redis 6 has no code for a missing right, and any server may have commands that are renamed.
+-- In a script, no server has a code for a missing right, and any may have commands that are renamed.
+-- The texts of Redis 6.2 and 7.0, those of later ones and Valkey, and of both for no such command.
+local REFUSALS = {
+  'NOPERM',
+  'user executing the script',
+  'ACL failure in script',
+  'nknown Redis command',
+  'nknown command',
+}
+
 local function is_about_rights(text)
-  for _, said in ipairs({'NOPERM', 'user executing the script', 'nknown Redis command'}) do
+  for _, said in ipairs(REFUSALS) do
     if string.find(text, said, 1, true) then
       return true
     end
