@@ -21,6 +21,16 @@ async fn redlock(urls: impl IntoIterator<Item = String>, safety: Safety) -> Redl
     redlock
 }
 
+/// Servers that release by script, whatever else the installed one has for it.
+fn by_script(fleet: &Fleet) -> Vec<FakeServer> {
+    let in_front_of = |server| {
+        FakeServer::in_front_of(server, |command| {
+            (command.name() == "COMMAND").then(|| Reply::Error("NOPERM no such right".into()))
+        })
+    };
+    fleet.iter().map(in_front_of).collect()
+}
+
 /// Holds many locks, on every server.
 async fn lock_many(redlock: &Redlock, fleet: &Fleet) -> Vec<Guard> {
     let locking = (0..LOCKS).map(|number| redlock.try_lock(format!("app:{number}")).into_future());
@@ -44,7 +54,8 @@ async fn release_with(redlock: &Redlock, key: &str, mut guards: Vec<Guard>) {
 async fn what_is_released_together_is_one_call_to_each_server() {
     for safety in MODES {
         let fleet = Fleet::start(3).await;
-        let redlock = redlock(fleet.urls(), safety).await;
+        let fakes = by_script(&fleet);
+        let redlock = redlock(fakes.iter().map(FakeServer::url), safety).await;
         let guards = lock_many(&redlock, &fleet).await;
         drop(guards);
         fleet.eventually_empty(PATIENCE).await;
@@ -85,7 +96,8 @@ async fn releases_are_sent_again_to_a_server_that_forgot_the_script() {
 async fn a_key_of_another_program_is_refused_and_the_others_are_released() {
     for safety in MODES {
         let fleet = Fleet::start(3).await;
-        let redlock = redlock(fleet.urls(), safety).await;
+        let fakes = by_script(&fleet);
+        let redlock = redlock(fakes.iter().map(FakeServer::url), safety).await;
         let guards = lock_many(&redlock, &fleet).await;
         for server in &fleet {
             let mut push = redis::cmd("RPUSH");
@@ -116,9 +128,10 @@ async fn a_key_that_the_user_may_not_touch_is_refused_and_the_others_are_release
 async fn a_server_that_forgets_the_script_at_once_is_not_asked_for_ever() {
     let fleet = Fleet::start(3).await;
     let forgetful = |server| {
-        FakeServer::in_front_of(server, |command| {
-            let is_script = command.name().starts_with("EVAL");
-            is_script.then(|| Reply::Error("NOSCRIPT No matching script".into()))
+        FakeServer::in_front_of(server, |command| match &*command.name() {
+            "EVAL" | "EVALSHA" => Some(Reply::Error("NOSCRIPT No matching script".into())),
+            "COMMAND" => Some(Reply::Error("NOPERM no such right".into())),
+            _ => None,
         })
     };
     let fakes: Vec<_> = fleet.iter().map(forgetful).collect();
