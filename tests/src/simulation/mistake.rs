@@ -69,7 +69,7 @@ impl Mistake {
         Self::ForgetsReleases,
     ];
 
-    /// What it is called on the command line: `m1` to `m18`.
+    /// The name on the command line: `m1` to `m18`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -15,7 +15,7 @@ use super::mailbox::PendingRelease;
 use super::wire::{self, NativeDelete, ScriptBy};
 use super::{Command, Op};
 
-/// What a server is asked in one piece.
+/// One or more commands with one reply.
 #[derive(Debug)]
 pub(super) enum Call {
     Single(Command),

@@ -124,7 +124,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// What is written here leaves with the next poll.
+    /// Requests that are written here leave with the next poll.
     pub(super) fn requests(&mut self) -> &mut Requests {
         &mut self.requests
     }

@@ -23,6 +23,7 @@ use super::last_chance::LastChance;
 use super::link::{ConnectionId, Connector, LaneMistake, Link};
 use super::mailbox::{Mailbox, PendingRelease, Reopened};
 use super::outage::Outage;
+use super::window::Window;
 use super::wire::{Reply, ScriptBy};
 use crate::config::Backoff;
 use crate::observe::node_error;
@@ -34,14 +35,6 @@ const MAX_BATCH: usize = 512;
 /// Turns of the scheduler to wait for more commands. With 64 tasks two give more cycles per second
 /// than one, and more than two give no more; a task alone does not feel them.
 const TURNS_TO_GATHER: usize = 2;
-
-/// Batches on the way at once, where the network is slow.
-const MAX_WINDOW: u128 = 8;
-
-/// A round trip has room for another batch each time that it is longer by this. More and smaller
-/// batches made locks slower at a millisecond's distance, as they cost more CPU; where the server
-/// answers sooner than this, a second batch would not have gathered before the first is back.
-const ROOM_FOR_A_BATCH: Duration = Duration::from_micros(350);
 
 /// Time between a missed deadline and giving up on the connection.
 const LAST_CALL: Duration = Duration::from_millis(1);
@@ -242,7 +235,7 @@ async fn exchange<C: Connector>(
     link: &mut C::Link,
     failed: &mut u32,
 ) -> Result<(), Failure> {
-    let mut pace = Pace::default();
+    let mut window = Window::default();
     let mut in_flight: VecDeque<Batch<'_>> = VecDeque::new();
     let mut again = Again::new(&lane.mailbox);
     let mut replies = Vec::new();
@@ -255,7 +248,7 @@ async fn exchange<C: Connector>(
         for _ in 0..TURNS_TO_GATHER {
             yield_now().await;
         }
-        while in_flight.len() < pace.window() && again.is_empty() {
+        while in_flight.len() < window.size() && again.is_empty() {
             let commands = lane.mailbox.take(MAX_BATCH);
             if commands.is_empty() {
                 break;
@@ -266,7 +259,7 @@ async fn exchange<C: Connector>(
             let commands = again.take();
             in_flight.push_back(Batch::write(&lane.mailbox, link, commands, ScriptBy::Source));
         }
-        let window_open = in_flight.len() < pace.window() && again.is_empty();
+        let window_open = in_flight.len() < window.size() && again.is_empty();
         let Some(first) = in_flight.front_mut() else {
             if !lane.mailbox.is_empty() {
                 // Refused releases are due.
@@ -289,7 +282,7 @@ async fn exchange<C: Connector>(
             biased;
             answered = poll_fn(|cx| first.poll_answers(cx, link, &mut again, &mut replies)) => {
                 last_call = false;
-                pace.observe(first.sent.elapsed());
+                window.observe(first.sent.elapsed());
                 lane.outage.answered(take(&mut first.standing));
                 if let Err(broken) = answered {
                     break Failure::from(broken);
@@ -468,56 +461,5 @@ async fn until(then: Option<Instant>) {
     match then {
         Some(then) => sleep_until(then).await,
         None => pending().await,
-    }
-}
-
-/// How many batches may be on the way, by the shortest round trip of late.
-#[derive(Debug, Default)]
-struct Pace {
-    shortest: Duration,
-    shortest_of_these: Duration,
-    seen: u32,
-}
-
-impl Pace {
-    const SAMPLES: u32 = 64;
-
-    fn observe(&mut self, round_trip: Duration) {
-        if self.seen == 0 || round_trip < self.shortest_of_these {
-            self.shortest_of_these = round_trip;
-        }
-        self.seen += 1;
-        let is_first = self.shortest.is_zero();
-        if is_first || self.seen == Self::SAMPLES || self.shortest_of_these < self.shortest {
-            self.shortest = self.shortest_of_these;
-        }
-        if self.seen == Self::SAMPLES {
-            self.seen = 0;
-        }
-    }
-
-    fn window(&self) -> usize {
-        let room = self.shortest.as_micros() / ROOM_FOR_A_BATCH.as_micros();
-        room.clamp(1, MAX_WINDOW) as usize
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_window_opens_with_the_distance_and_closes_on_a_fast_network() {
-        let window_at = |micros| {
-            let mut pace = Pace::default();
-            (0..Pace::SAMPLES).for_each(|_| pace.observe(Duration::from_micros(micros)));
-            pace
-        };
-        assert_eq!(Pace::default().window(), 1);
-        let windows = [0, 80, 500, 1_150, 2_000, 50_000].map(|micros| window_at(micros).window());
-        assert_eq!(windows, [1, 1, 1, 3, 5, 8]);
-        let mut pace = window_at(2_000);
-        pace.observe(Duration::from_micros(80));
-        assert_eq!(pace.window(), 1);
     }
 }

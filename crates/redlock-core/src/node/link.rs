@@ -1,4 +1,4 @@
-//! What a lane needs of a connection: calls go out in order, and so do replies come back.
+//! A connection as a lane uses it: calls go out in order, and replies come back in the same order.
 
 use std::fmt;
 use std::future::Future;

@@ -367,6 +367,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_panic_while_connecting_is_a_cause_with_its_message() {
+        let cause = panicked(&String::from("no provider"));
+        assert_eq!(cause.to_string(), "connecting panicked: no provider");
+        assert_eq!(panicked(&7).to_string(), "connecting panicked: no message");
+    }
+
+    #[test]
     fn one_run_id_behind_two_addresses_is_refused_and_a_restart_is_not() {
         let identities = Identities::default();
         let (a, b): (Arc<str>, Arc<str>) = ("a:1".into(), "b:1".into());

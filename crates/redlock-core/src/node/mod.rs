@@ -38,6 +38,7 @@ mod survey;
 #[doc(hidden)]
 pub mod twin;
 mod watcher;
+mod window;
 mod wire;
 
 pub(crate) use self::last_chance::Farewell;

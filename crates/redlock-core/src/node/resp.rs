@@ -253,7 +253,7 @@ impl<'b> Frame<'b> {
         }
     }
 
-    /// What it is, for an error.
+    /// The name of the kind, for an error.
     pub(super) const fn kind(&self) -> &'static str {
         match self {
             Self::Simple(_) => "simple string",

@@ -87,7 +87,7 @@ impl Real {
     ///
     /// # Errors
     ///
-    /// What is wrong with the connection.
+    /// The cause, if the connection fails.
     pub async fn run(
         &self,
         wire: &mut Wire,

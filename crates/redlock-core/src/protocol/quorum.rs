@@ -157,7 +157,7 @@ pub(crate) enum Verdict {
     Unavailable,
 }
 
-/// What a majority of the whole group says to a question of yes or no.
+/// The answer of a majority of the whole group to a question of yes or no.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Majority {
     Yes,
