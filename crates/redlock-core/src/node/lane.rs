@@ -122,17 +122,21 @@ pub(super) struct Driver<C: Connector> {
     abandoned: Vec<ConnectionId>,
     /// It has ended, or it is the last chance itself: what is left then is left.
     is_last: bool,
+    /// Its number in the mailbox.
+    number: u64,
 }
 
 impl<C: Connector> Drop for Driver<C> {
     fn drop(&mut self) {
         let lane = &self.lane;
-        *lane.abandoned.lock() = take(&mut self.abandoned);
-        lane.mailbox.abandon();
+        lane.abandoned.lock().append(&mut self.abandoned);
+        lane.mailbox.abandon(self.number);
         // Its runtime ends, or it would run.
         if !self.is_last && lane.mailbox.has_releases() && !thread::panicking() {
             lane.wait_for_a_last_chance();
         }
+        // Callers in another runtime may wait for their releases.
+        lane.mailbox.strand();
         lane.last_chance.driver_ended();
     }
 }
@@ -140,11 +144,10 @@ impl<C: Connector> Drop for Driver<C> {
 impl<C: Connector> Driver<C> {
     /// `None` if the lane has one.
     fn of(lane: &Arc<Lane<C>>) -> Option<Self> {
-        lane.mailbox.drive().then(|| {
-            lane.last_chance.driver_begins();
-            let abandoned = take(&mut *lane.abandoned.lock());
-            Self { lane: Arc::clone(lane), failed: 0, abandoned, is_last: false }
-        })
+        let number = lane.mailbox.drive()?;
+        lane.last_chance.driver_begins();
+        let abandoned = take(&mut *lane.abandoned.lock());
+        Some(Self { lane: Arc::clone(lane), failed: 0, abandoned, is_last: false, number })
     }
 
     pub(super) fn for_the_last_time(lane: &Arc<Lane<C>>) -> Option<Self> {

@@ -112,9 +112,14 @@ impl<C: Connector> Lane<C> {
             let Ok(runtime) = Builder::new_current_thread().enable_all().build() else { return };
             lane.mailbox.linger(LAST_CHANCE);
             runtime.spawn(driver.run());
-            let sent = async { timeout(LAST_CHANCE, lane.mailbox.settled()).await };
-            let sent = runtime.block_on(sent);
-            if sent.is_err() {
+            let all_sent = async {
+                // Another runtime may post commands meanwhile: they are sent from here, too.
+                while !lane.mailbox.retire() {
+                    lane.mailbox.settled().await;
+                }
+            };
+            let sent = async { timeout(LAST_CHANCE, all_sent).await };
+            if runtime.block_on(sent).is_err() {
                 tracing::debug!(node = %lane.address, "not everything was released in time");
             }
             // The resolver of host names may still run.

@@ -80,7 +80,10 @@ struct State {
     closed: bool,
     /// For how long pending releases are sent although it is closed.
     lingers_until: Option<Instant>,
-    driven: bool,
+    /// The number of the driver, if there is one.
+    driver: Option<u64>,
+    /// How many drivers there were.
+    drivers: u64,
 }
 
 /// Releases that the server refused, for a reason that may pass.
@@ -108,7 +111,7 @@ impl Mailbox {
         let refused: Vec<_> =
             commands.into_iter().filter_map(|command| state.take_in(command)).collect();
         let has_mail = state.queue.len() > waiting;
-        let start = !state.driven && (has_mail || !state.pending.is_empty());
+        let start = state.driver.is_none() && (has_mail || !state.pending.is_empty());
         drop(state);
         if has_mail {
             self.mail.notify_one();
@@ -119,16 +122,36 @@ impl Mailbox {
         start
     }
 
-    /// Claims the mailbox for a driver; `false` if it has one.
-    pub(super) fn drive(&self) -> bool {
-        !std::mem::replace(&mut self.state.lock().driven, true)
+    /// Claims the mailbox for a driver and returns its number; `None` if it has one.
+    pub(super) fn drive(&self) -> Option<u64> {
+        let mut state = self.state.lock();
+        if state.driver.is_some() {
+            return None;
+        }
+        state.drivers += 1;
+        state.driver = Some(state.drivers);
+        state.driver
     }
 
-    /// Gives the claim up: the driver's task ended, or its runtime did.
-    pub(super) fn abandon(&self) {
+    /// Gives the claim of the driver up if there is nothing left to send. The next command starts
+    /// another one.
+    pub(super) fn retire(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_settled = state.unsettled() == 0;
+        if is_settled {
+            state.driver = None;
+        }
+        is_settled
+    }
+
+    /// Gives the claim of a driver up, unless it was retired: its task ended, or its runtime did.
+    pub(super) fn abandon(&self, driver: u64) {
         let orphaned = {
             let mut state = self.state.lock();
-            state.driven = false;
+            if state.driver != Some(driver) {
+                return;
+            }
+            state.driver = None;
             let (releases, others) = std::mem::take(&mut state.queue)
                 .into_iter()
                 .partition::<VecDeque<_>, _>(|command| command.op.is_release());
@@ -144,7 +167,7 @@ impl Mailbox {
     pub(super) fn strand(&self) {
         let waiting = {
             let mut state = self.state.lock();
-            if state.driven {
+            if state.driver.is_some() {
                 return;
             }
             let waiting = std::mem::take(&mut state.queue);
@@ -153,7 +176,7 @@ impl Mailbox {
             }
             waiting
         };
-        let why = "there is no runtime of tokio to send it";
+        let why = "no runtime of tokio is left to send it";
         for command in waiting {
             command.seat.answer(NodeAnswer::Refused(why.into()));
         }
