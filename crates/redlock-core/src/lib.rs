@@ -157,6 +157,7 @@ mod lease;
 mod mending;
 mod node;
 mod observe;
+mod panic;
 mod pending;
 mod posted;
 mod queue;

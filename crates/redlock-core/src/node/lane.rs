@@ -27,6 +27,7 @@ use super::window::Window;
 use super::wire::{Reply, ScriptBy};
 use crate::config::Backoff;
 use crate::observe::node_error;
+use crate::panic::caught;
 use crate::protocol::quorum::NodeAnswer;
 
 /// Commands in one pipeline; more would only delay the answer to the first.
@@ -156,8 +157,18 @@ impl<C: Connector> Driver<C> {
         Some(driver)
     }
 
+    /// Ends when the lane is closed. A panic is a failure of the server like any other: its message
+    /// is the cause, and the lane connects again.
     pub(super) async fn run(mut self) {
-        self.drive().await;
+        let lane = Arc::clone(&self.lane);
+        while let Err(panicked) = caught("the connection task", self.drive()).await {
+            // Without a log line: the log may be what panicked.
+            lane.mailbox.trip(&panicked);
+            self.failed = self.failed.saturating_add(1);
+            if !lane.pause(lane.reconnection.delay(self.failed)).await {
+                break;
+            }
+        }
         self.is_last = true;
     }
 

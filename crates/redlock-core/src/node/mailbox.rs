@@ -139,7 +139,7 @@ impl Mailbox {
         let mut state = self.state.lock();
         let is_settled = state.unsettled() == 0;
         if is_settled {
-            state.driver = None;
+            state.has_no_driver();
         }
         is_settled
     }
@@ -151,7 +151,7 @@ impl Mailbox {
             if state.driver != Some(driver) {
                 return;
             }
-            state.driver = None;
+            state.has_no_driver();
             let (releases, others) = std::mem::take(&mut state.queue)
                 .into_iter()
                 .partition::<VecDeque<_>, _>(|command| command.op.is_release());
@@ -357,6 +357,12 @@ impl Refused {
 }
 
 impl State {
+    /// Closes the breaker as well: it refuses commands, and the next command has to start a driver.
+    fn has_no_driver(&mut self) {
+        self.driver = None;
+        self.down = None;
+    }
+
     /// Puts a command into the queue, or gives it back with the reason.
     fn take_in(&mut self, mut command: Command) -> Option<(Command, Arc<str>)> {
         let is_release = command.op.is_release();

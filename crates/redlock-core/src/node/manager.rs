@@ -4,14 +4,11 @@
 //! runs in the task of the lane, so it ends with the runtime of the lane and leaves nothing pending
 //! in the pool.
 
-use std::any::Any;
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bb8::{ManageConnection, Pool, PooledConnection, RunError};
-use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
@@ -26,6 +23,7 @@ use super::wire::{
 };
 use crate::config::{CheckPolicy, CheckedServer, Checks, ServerCheck};
 use crate::key::Key;
+use crate::panic::caught;
 use crate::protocol::quorum::NodeAnswer;
 
 /// What the scripts of the plain mode run, `@` for a key.
@@ -113,10 +111,9 @@ impl ManageConnection for Manager {
     type Error = Cause;
 
     async fn connect(&self) -> Result<Voter, Cause> {
-        let connecting = AssertUnwindSafe(self.set_up()).catch_unwind();
-        match timeout(CONNECT_DEADLINE, connecting).await {
+        match timeout(CONNECT_DEADLINE, caught("connecting", self.set_up())).await {
             Ok(Ok(connected)) => connected,
-            Ok(Err(panic)) => Err(panicked(&*panic)),
+            Ok(Err(panicked)) => Err(Cause(panicked)),
             Err(_) => Err(Cause(format!("no connection within {CONNECT_DEADLINE:?}").into())),
         }
     }
@@ -129,12 +126,6 @@ impl ManageConnection for Manager {
     fn has_broken(&self, voter: &mut Voter) -> bool {
         voter.used_up
     }
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> Cause {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    Cause(format!("connecting panicked: {}", text.unwrap_or("no message")).into())
 }
 
 impl Manager {
@@ -365,13 +356,6 @@ impl Link for Pooled {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_panic_while_connecting_is_a_cause_with_its_message() {
-        let cause = panicked(&String::from("no provider"));
-        assert_eq!(cause.to_string(), "connecting panicked: no provider");
-        assert_eq!(panicked(&7).to_string(), "connecting panicked: no message");
-    }
 
     #[test]
     fn one_run_id_behind_two_addresses_is_refused_and_a_restart_is_not() {
