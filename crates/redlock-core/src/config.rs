@@ -27,8 +27,8 @@ pub(crate) use self::group::CheckedGroup;
 pub use self::group::Group;
 pub(crate) use self::safety::Checks;
 pub use self::safety::{CheckPolicy, Safety, ServerCheck};
-pub(crate) use self::server::CheckedServer;
 pub use self::server::Server;
+pub(crate) use self::server::{Access, CheckedServer};
 pub use self::wake_up::WakeUp;
 use twox_hash::XxHash3_64;
 

@@ -10,9 +10,11 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use crate::clock::{Clock, Moment, sleep_until};
 use crate::error::LockError;
+use crate::panic::caught;
 use crate::protocol::tenure::{Due, LostReason};
 use crate::round::Round;
 use crate::tenancy::Tenancy;
@@ -174,8 +176,17 @@ impl Drop for Task {
     }
 }
 
+/// Time before the task goes on after a panic, such as one in the clock of the application.
+const AFTER_A_PANIC: Duration = Duration::from_millis(10);
+
 impl Task {
     async fn run(self) {
+        while caught("the task that renews locks", self.renew()).await.is_err() {
+            sleep(AFTER_A_PANIC).await;
+        }
+    }
+
+    async fn renew(&self) {
         let keeper = &self.0;
         let mut renewals = FuturesUnordered::new();
         while let Some(Look { due, next }) = keeper.look() {
@@ -183,7 +194,9 @@ impl Task {
                 match due {
                     Due::Renewal(ttl) => {
                         let renewal = tenancy.extend(ttl).ok();
-                        renewals.extend(renewal.map(|renewal| async { (renewal.await, tenancy) }));
+                        renewals.extend(renewal.map(|renewal| async {
+                            (caught("a renewal", renewal).await, tenancy)
+                        }));
                     }
                     Due::Loss(reason) => tenancy.announce(reason),
                     Due::Nothing => {}

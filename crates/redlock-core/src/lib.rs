@@ -127,11 +127,17 @@
 //!
 //! # Features
 //!
-//! | feature | what it adds |
-//! |---|---|
-//! | `metrics` | [figures](#metrics) of acquisitions, extensions, releases and servers |
-//! | `serde` | [`Config`] can be deserialized, durations written as `"10s"` |
-//! | `test-util` | `testing`: simulated servers that fail when a test wants it, and a checker |
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `metrics` | | [figures](#metrics) of acquisitions, extensions, releases and servers |
+//! | `serde` | | [`Config`] can be deserialized, durations written as `"10s"` |
+//! | `test-util` | | `testing`: simulated servers that fail when a test wants it, and a checker |
+//! | `tls` | yes | `rediss://` servers, by rustls. Uses the crypto provider that the application installed, else `ring`. Installs none. |
+//! | `tls-no-provider` | | the same without `ring`: the application has to install a crypto provider |
+//!
+//! `ring` next to another provider in one build makes `rustls::ClientConfig::builder()` panic in code
+//! that neither names nor installs a provider. An application with code like that installs one when
+//! it starts, or uses `tls-no-provider` instead of `tls`.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
@@ -155,6 +161,7 @@ mod lease;
 mod mending;
 mod node;
 mod observe;
+mod panic;
 mod pending;
 mod posted;
 mod queue;

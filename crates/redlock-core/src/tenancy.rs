@@ -18,6 +18,7 @@ use crate::key::Key;
 use crate::mending::mend_if_needed;
 use crate::node::Op;
 use crate::observe::Hold;
+use crate::panic::caught_now;
 use crate::posted::{Posted, Site, Wish};
 use crate::protocol::quorum::Verdict;
 use crate::protocol::tenure::{Extension, LeaseState, LostReason, Tenure};
@@ -192,7 +193,8 @@ impl Tenancy {
 
     /// Tells everybody who waits for it that the lock is lost.
     pub(crate) fn announce(&self, reason: LostReason) {
-        self.hold.lost(&self.token, reason);
+        // The log belongs to the application. A panic in it keeps the loss from nobody.
+        let _told = caught_now("the log", || self.hold.lost(&self.token, reason));
         self.changed.notify_waiters();
         self.end_turn();
     }

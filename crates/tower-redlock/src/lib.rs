@@ -200,6 +200,7 @@
 //! | `axum` | yes | [`Locked`], [`LockResource`], [`Rejection`] as a response, whole paths in nested routers |
 //! | `metrics` | no | that of `redlock-core` |
 //! | `sqlite`, `postgres` | no | [`idempotency::SqlRecords`]: records in a database, by `sqlx` |
+//! | `tls` | yes | that of `redlock-core`, and TLS to PostgreSQL (`sslmode=require`) |
 //! | `tracing` | yes | events for requests that got no lock; detached handlers keep their span |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -1,5 +1,7 @@
 //! Where a server is and how to log in.
 
+#[cfg_attr(not(feature = "tls-no-provider"), path = "server/no_tls.rs")]
+mod tls;
 mod url;
 
 use std::fmt;
@@ -10,9 +12,10 @@ use std::sync::Arc;
 use redis::io::tcp::TcpSettings;
 use redis::{
     Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo, TlsCertificates,
+    RedisConnectionInfo,
 };
 
+use self::tls::Tls;
 use self::url::masked;
 use super::error::ConfigError;
 
@@ -39,6 +42,9 @@ const DEFAULT_PORT: u16 = 6379;
 /// | `redis://[[user]:password@]host[:port][/database]` | TCP |
 /// | `rediss://…` | TLS; the certificate is always verified |
 /// | `redis+unix:///path/to/socket[?db=…&user=…&pass=…]`, `unix://…` | a Unix domain socket |
+///
+/// TLS is the feature `tls`, which is on by default. It uses the crypto provider of rustls that the
+/// application installed, else `ring`.
 ///
 /// `valkey://`, `valkeys://` and `valkey+unix://` mean the same. The port is 6379 and the database
 /// 0 if not given. In user and password, `@ : / ? # %` are written as `%40 %3A %2F %3F %23 %25`.
@@ -161,7 +167,7 @@ impl Server {
         }
     }
 
-    /// How to connect, without the authorities of [`tls_ca`](Self::tls_ca).
+    /// How to connect and log in, without TLS.
     fn connection_info(&self) -> Result<ConnectionInfo, ConfigError> {
         if let Some(Fault { value, fix }) = &self.fault {
             return Err(ConfigError::new("servers", value, fix));
@@ -172,13 +178,7 @@ impl Server {
             );
         }
         let address = match &self.endpoint {
-            Endpoint::Tcp { host, port, tls: false } => ConnectionAddr::Tcp(host.clone(), *port),
-            Endpoint::Tcp { host, port, tls: true } => ConnectionAddr::TcpTls {
-                host: host.clone(),
-                port: *port,
-                insecure: false,
-                tls_params: None,
-            },
+            Endpoint::Tcp { host, port, .. } => ConnectionAddr::Tcp(host.clone(), *port),
             Endpoint::Unix(path) => ConnectionAddr::Unix(path.clone()),
         };
         let mut login = RedisConnectionInfo::default()
@@ -200,22 +200,18 @@ impl Server {
     /// The server as nodes use it, or what is wrong with it.
     pub(crate) fn check(&self) -> Result<CheckedServer, ConfigError> {
         let info = self.connection_info()?;
-        let client = match (&self.tls_ca, &self.endpoint) {
-            (None, _) => Client::open(info).map_err(|error| self.error(&error.to_string()))?,
-            (Some(pem), Endpoint::Tcp { tls: true, .. }) => {
-                // Without a certificate there would be an error on connecting only.
-                if !pem.windows(PEM_HEADER.len()).any(|window| window == PEM_HEADER) {
-                    return Err(self.error(TLS_CA_FIX));
-                }
-                let root_cert = Some(pem.to_vec());
-                Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert })
-                    .map_err(|error| self.error(&format!("{TLS_CA_FIX} ({error})")))?
+        let access = match &self.endpoint {
+            Endpoint::Tcp { host, port, tls: true } => {
+                let tls = Tls::new(host, *port, self.tls_ca.as_deref());
+                let tls = tls.map_err(|fix| self.error(&fix))?;
+                Access::Tls(Arc::new(tls), info.redis_settings().clone())
             }
-            (Some(_), _) => {
+            _ if self.tls_ca.is_some() => {
                 return Err(self.error("tls_ca is of no use without TLS: leave out ssl(false)"));
             }
+            _ => Access::Plain(Client::open(info).map_err(|error| self.error(&error.to_string()))?),
         };
-        Ok(CheckedServer { address: self.address(), client })
+        Ok(CheckedServer { address: self.address(), access })
     }
 
     fn at(endpoint: Endpoint) -> Self {
@@ -238,9 +234,6 @@ impl Server {
         ConfigError::new("servers", self.address(), fix)
     }
 }
-
-const PEM_HEADER: &[u8] = b"-----BEGIN CERTIFICATE-----";
-const TLS_CA_FIX: &str = "tls_ca takes certificates in PEM, -----BEGIN CERTIFICATE-----";
 
 impl Fault {
     fn new(value: impl fmt::Display, fix: impl Into<String>) -> Self {
@@ -273,7 +266,15 @@ impl fmt::Debug for Server {
 #[derive(Clone)]
 pub(crate) struct CheckedServer {
     address: String,
-    client: Client,
+    access: Access,
+}
+
+/// What opens a connection; it has opened none yet.
+#[derive(Clone)]
+pub(crate) enum Access {
+    /// TCP or a Unix domain socket.
+    Plain(Client),
+    Tls(Arc<Tls>, RedisConnectionInfo),
 }
 
 impl CheckedServer {
@@ -282,9 +283,8 @@ impl CheckedServer {
         &self.address
     }
 
-    /// What makes connections; it has made none yet.
-    pub(crate) fn client(&self) -> Client {
-        self.client.clone()
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
     }
 }
 
@@ -350,6 +350,7 @@ mod tests {
     fn assert_same(server: impl Into<Server>, other: impl Into<Server>) {
         let (server, other) = (server.into(), other.into());
         assert_eq!(server.address(), other.address());
+        assert_eq!(format!("{server:?}"), format!("{other:?}"));
         assert_eq!(format!("{:?}", info(&server)), format!("{:?}", info(&other)));
         let password = |server| info(server).redis_settings().password().map(str::to_owned);
         assert_eq!(password(&server), password(&other));
@@ -397,8 +398,7 @@ mod tests {
 
     #[test]
     fn tls_is_always_verified() {
-        let info = info("rediss://h");
-        assert!(matches!(info.addr(), ConnectionAddr::TcpTls { insecure: false, .. }));
+        assert!(matches!(Server::from("rediss://h").check().unwrap().access, Access::Tls(..)));
         let fix = refusal("rediss://h/#insecure");
         assert!(fix.contains("leave out"), "{fix}");
     }
@@ -479,14 +479,10 @@ mod tests {
     #[test]
     fn a_private_authority_replaces_those_of_the_system() {
         let server = Server::new("h").tls_ca(CA);
-        assert!(matches!(info(&server).addr(), ConnectionAddr::TcpTls { .. }));
-        let client = server.check().unwrap().client();
-        let ConnectionAddr::TcpTls { tls_params, insecure, .. } =
-            client.get_connection_info().addr().clone()
-        else {
-            panic!("no TLS")
-        };
-        assert!(tls_params.is_some() && !insecure);
+        for (server, own) in [(server, true), (Server::new("h").ssl(true), false)] {
+            let Access::Tls(tls, _) = server.check().unwrap().access else { panic!("no TLS") };
+            assert_eq!(tls.trusts_the_system(), !own);
+        }
     }
 
     #[test]

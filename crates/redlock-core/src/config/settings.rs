@@ -271,6 +271,7 @@ impl Discreet for GroupSetting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Access;
 
     fn read(json: &str) -> Result<Config, String> {
         serde_json::from_str(json).map_err(|error| error.to_string())
@@ -341,10 +342,10 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.addresses(), [["a:6379/1", "b:6379/0", "c:7/2"]]);
-        let info = config.groups[0].servers()[2].client().get_connection_info().clone();
-        assert_eq!(info.redis_settings().username(), Some("u"));
-        assert_eq!(info.redis_settings().password(), Some("p"));
-        assert!(matches!(info.addr(), redis::ConnectionAddr::TcpTls { insecure: false, .. }));
+        let Access::Tls(_, login) = config.groups[0].servers()[2].access() else {
+            panic!("no TLS")
+        };
+        assert_eq!((login.username(), login.password()), (Some("u"), Some("p")));
     }
 
     #[test]

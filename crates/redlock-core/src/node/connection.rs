@@ -12,18 +12,20 @@ use std::time::Duration;
 use bb8_redis::bb8::{ErrorSink, ManageConnection};
 use bb8_redis::redis::aio::MultiplexedConnection;
 use bb8_redis::redis::{
-    AsyncConnectionConfig, Client, ErrorKind, Pipeline, PushInfo, PushKind, RedisError,
-    RedisResult, ServerErrorKind, Value, cmd,
+    AsyncConnectionConfig, ErrorKind, Pipeline, PushInfo, PushKind, RedisError, RedisResult,
+    ServerErrorKind, Value, cmd,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::guarded::Guarding;
 use super::survey::{SECTIONS, Survey};
 use super::wire::{EXTEND, GUARDED, NativeDelete, PREFLIGHT, RELEASE, Script, describe};
-use crate::config::{CheckPolicy, Checks, ServerCheck};
+use crate::config::{Access, CheckPolicy, CheckedServer, Checks, ServerCheck};
 use crate::latch::Latch;
+use crate::panic::caught;
 
 /// How long setting up a connection may take: TCP, TLS, authentication and the questions asked.
 pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
@@ -108,11 +110,20 @@ pub(super) struct ConnectionId {
     client_id: i64,
 }
 
+/// An authenticated connection.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub(super) redis: MultiplexedConnection,
+    /// Raised when the connection breaks.
+    pub(super) broken: Arc<Latch>,
+    /// The task of a TLS connection ends with the last clone. The driver owns the others.
+    _task: Arc<JoinSet<()>>,
+}
+
 /// An authenticated connection to a server that was found fit to vote.
 #[derive(Debug)]
 pub(super) struct Connection {
-    redis: MultiplexedConnection,
-    broken: Arc<Latch>,
+    link: Link,
     /// `None` where the user may not ask: then nothing can be said about old connections.
     id: Option<ConnectionId>,
     dialect: Dialect,
@@ -131,7 +142,7 @@ impl Connection {
     }
 
     pub(super) fn broken(&self) -> &Arc<Latch> {
-        &self.broken
+        &self.link.broken
     }
 
     pub(super) fn id(&self) -> Option<&ConnectionId> {
@@ -144,7 +155,7 @@ impl Connection {
         pipeline: Pipeline,
         count: usize,
     ) -> impl Future<Output = RedisResult<Vec<Value>>> + Send + use<> {
-        let mut redis = self.redis.clone();
+        let mut redis = self.link.redis.clone();
         async move { redis.send_packed_commands(&pipeline, 0, count).await }
     }
 
@@ -152,7 +163,7 @@ impl Connection {
     /// of an earlier run of the server is dead already, and its number may be somebody else's.
     pub(super) async fn silence(&self, suspects: &[ConnectionId]) -> Result<(), Cause> {
         let Some(own) = &self.id else { return Ok(()) };
-        let mut redis = self.redis.clone();
+        let mut redis = self.link.redis.clone();
         for suspect in suspects.iter().filter(|suspect| suspect.run_id == own.run_id) {
             let mut kill = cmd("CLIENT");
             kill.arg("KILL").arg("ID").arg(suspect.client_id);
@@ -172,7 +183,7 @@ impl Connection {
 /// Makes connections to one server.
 #[derive(Debug)]
 pub(super) struct Manager {
-    pub(super) client: Client,
+    pub(super) server: CheckedServer,
     pub(super) address: Arc<str>,
     pub(super) identities: Arc<Identities>,
     /// A key under the configured prefix that nobody locks.
@@ -187,27 +198,28 @@ impl ManageConnection for Manager {
     type Error = Cause;
 
     async fn connect(&self) -> Result<Connection, Cause> {
-        match timeout(CONNECT_DEADLINE, self.set_up()).await {
-            Ok(connected) => connected,
+        // The pool would never hear of a panic, and would count the connection as on its way forever.
+        match timeout(CONNECT_DEADLINE, caught("connecting", self.set_up())).await {
+            Ok(Ok(connected)) => connected,
+            Ok(Err(panicked)) => Err(Cause(panicked)),
             Err(_) => Err(Cause(format!("no connection within {CONNECT_DEADLINE:?}").into())),
         }
     }
 
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), Cause> {
-        cmd("PING").exec_async(&mut connection.redis).await.map_err(Cause::from)
+        cmd("PING").exec_async(&mut connection.link.redis).await.map_err(Cause::from)
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
-        connection.broken.is_raised()
+        connection.link.broken.is_raised()
     }
 }
 
-/// Opens a connection, with a latch that is raised when it breaks. What else the server tells
-/// without being asked goes to `told`.
+/// Opens a connection and logs in. Pushes of the server go to `told`.
 pub(super) async fn open(
-    client: &Client,
+    server: &CheckedServer,
     told: impl Fn(&PushInfo) + Send + Sync + 'static,
-) -> RedisResult<(MultiplexedConnection, Arc<Latch>)> {
+) -> RedisResult<Link> {
     let broken = Arc::new(Latch::default());
     let breaks = Arc::clone(&broken);
     let on_push = move |push: PushInfo| {
@@ -223,18 +235,40 @@ pub(super) async fn open(
         .set_connection_timeout(None)
         .set_response_timeout(None)
         .set_push_sender(on_push);
-    Ok((client.get_multiplexed_async_connection_with_config(&config).await?, broken))
+    let mut task = JoinSet::new();
+    let redis = match server.access() {
+        Access::Plain(client) => {
+            client.get_multiplexed_async_connection_with_config(&config).await?
+        }
+        Access::Tls(tls, login) => {
+            let stream = tls.connect().await?;
+            let (redis, driver) =
+                MultiplexedConnection::new_with_config(login, stream, config).await?;
+            let breaks = Arc::clone(&broken);
+            task.spawn(async move {
+                let ended = caught("the task of a TLS connection", driver).await;
+                breaks.raise();
+                if let Err(panicked) = ended {
+                    tracing::error!(cause = %panicked, "connection lost");
+                }
+            });
+            redis
+        }
+    };
+    Ok(Link { redis, broken, _task: Arc::new(task) })
 }
 
 impl Manager {
     async fn set_up(&self) -> Result<Connection, Cause> {
-        let (mut redis, broken) = open(&self.client, |_| {}).await?;
-        let id = self.check(&mut redis).await?;
+        let mut link = open(&self.server, |_| {}).await?;
+        let id = self.check(&mut link.redis).await?;
         let dialect = match &self.guarding {
             Some(guarding) => Dialect::Guarded(Arc::clone(guarding)),
-            None => Dialect::Plain { native_delete: self.find_native_delete(&mut redis).await? },
+            None => {
+                Dialect::Plain { native_delete: self.find_native_delete(&mut link.redis).await? }
+            }
         };
-        Ok(Connection { redis, broken, id, dialect })
+        Ok(Connection { link, id, dialect })
     }
 
     /// Finds out whether the server has a compare-and-delete of its own that this user may call.

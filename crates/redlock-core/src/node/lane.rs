@@ -25,6 +25,7 @@ use super::wire::{self, Reply, ScriptBy, classify_each, encode_releases};
 use crate::config::Backoff;
 use crate::latch::Latch;
 use crate::observe::node_error;
+use crate::panic::caught;
 use crate::protocol::quorum::NodeAnswer;
 
 /// Commands in one pipeline; more would only delay the answer to the first.
@@ -110,11 +111,25 @@ impl Drop for Driver {
 }
 
 impl Driver {
+    /// Ends when the lane is closed. A panic is a failure of the server like any other: its message
+    /// is the cause, and the lane connects again.
     async fn run(mut self) {
+        let lane = Arc::clone(&self.lane);
+        let mut failed = 0;
+        while let Err(panicked) = caught("the connection task", self.drive(failed)).await {
+            // Not logged: the log may be what panicked, and the hook for panics has told of it.
+            lane.mailbox.trip(&panicked);
+            failed = failed.saturating_add(1);
+            if !lane.pause(lane.reconnection.delay(failed)).await {
+                return;
+            }
+        }
+    }
+
+    async fn drive(&mut self, mut failed: u32) {
         let lane = Arc::clone(&self.lane);
         let mut pace = Pace::default();
         let mut idle: Option<Arc<Latch>> = None;
-        let mut failed: u32 = 0;
         loop {
             if failed == 0 && !lane.wait_for_work(idle.take()).await {
                 return;
@@ -151,10 +166,12 @@ impl Driver {
 
     /// Sends batches until nothing is left to send; the connection then goes back to the pool.
     async fn serve(&mut self, connection: &Connection, pace: &mut Pace) -> Result<(), Failure> {
-        let served = match self.settle(connection).await {
-            Ok(()) => exchange(&self.lane, connection, pace).await,
-            Err(failure) => Err(failure),
+        let serving = async {
+            self.settle(connection).await?;
+            exchange(&self.lane, connection, pace).await
         };
+        let served = caught("the connection task", serving).await;
+        let served = served.unwrap_or_else(|panicked| Err(Failure::Down(panicked)));
         if served.is_err() {
             connection.broken().raise();
             self.suspects.extend(connection.id().cloned());

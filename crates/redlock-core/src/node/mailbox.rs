@@ -82,11 +82,13 @@ impl Mailbox {
         !std::mem::replace(&mut self.state.lock().driven, true)
     }
 
-    /// Gives the claim up: the driver's task ended, or its runtime did.
+    /// Gives the claim up: the driver's task ended, or its runtime did. That closes the breaker,
+    /// as the next command has to start a driver.
     pub(super) fn abandon(&self) {
         let orphaned = {
             let mut state = self.state.lock();
             state.driven = false;
+            state.down = None;
             let (releases, others) = std::mem::take(&mut state.queue)
                 .into_iter()
                 .partition::<VecDeque<_>, _>(|command| command.op.is_release());

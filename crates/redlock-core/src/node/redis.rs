@@ -35,7 +35,7 @@ impl RedisNode {
         let address: Arc<str> = server.address().into();
         let causes = Causes::new();
         let manager = Manager {
-            client: server.client(),
+            server: server.clone(),
             address: Arc::clone(&address),
             identities: Arc::clone(identities),
             preflight_key: [&config.key_prefix, &b"redlock:preflight"[..]].concat(),
@@ -67,7 +67,7 @@ impl RedisNode {
         });
         let lanes = lanes.collect();
         let interval = config.reconnection_interval;
-        let watcher = Watcher::new(server.client(), Arc::clone(&address), interval);
+        let watcher = Watcher::new(server.clone(), Arc::clone(&address), interval);
         Self { lanes, watcher: Arc::new(watcher), address }
     }
 

@@ -12,18 +12,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bb8_redis::redis::aio::MultiplexedConnection;
-use bb8_redis::redis::{Client, Pipeline, PushInfo, PushKind, RedisError, Value};
+use bb8_redis::redis::{Pipeline, PushInfo, PushKind, RedisError, Value};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
-use super::connection::{self, CONNECT_DEADLINE, Cause};
-use crate::config::Backoff;
+use super::connection::{self, CONNECT_DEADLINE, Cause, Link};
+use crate::config::{Backoff, CheckedServer};
 use crate::deference::Deference;
 use crate::key::Key;
 use crate::latch::Latch;
+use crate::panic::caught;
 
 /// Time between two tries to watch a server that refused.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
@@ -34,7 +34,7 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Watches the keys of one server.
 #[derive(Debug)]
 pub(super) struct Watcher {
-    client: Client,
+    server: CheckedServer,
     address: Arc<str>,
     reconnection: Backoff,
     watched: Mutex<HashMap<Arc<[u8]>, Arc<Notify>>>,
@@ -46,12 +46,6 @@ pub(super) struct Watcher {
     driven: AtomicBool,
     /// The log knows that the server refuses.
     told: AtomicBool,
-}
-
-#[derive(Clone, Debug)]
-struct Link {
-    redis: MultiplexedConnection,
-    broken: Arc<Latch>,
 }
 
 /// Why there is no link.
@@ -69,9 +63,9 @@ impl From<RedisError> for Failure {
 
 impl Watcher {
     /// Connects to nothing before somebody waits.
-    pub(super) fn new(client: Client, address: Arc<str>, reconnection: Backoff) -> Self {
+    pub(super) fn new(server: CheckedServer, address: Arc<str>, reconnection: Backoff) -> Self {
         Self {
-            client,
+            server,
             address,
             reconnection,
             watched: Mutex::default(),
@@ -134,11 +128,11 @@ impl Watcher {
                 watcher.hear(&push.data);
             }
         };
-        let (mut redis, broken) = connection::open(&self.client, told).await?;
+        let mut link = connection::open(&self.server, told).await?;
         let mut tracking = Pipeline::with_capacity(1);
         tracking.cmd("CLIENT").arg("TRACKING").arg("ON");
-        match redis.send_packed_commands(&tracking, 0, 1).await?.pop() {
-            Some(Value::Okay) => Ok(Link { redis, broken }),
+        match link.redis.send_packed_commands(&tracking, 0, 1).await?.pop() {
+            Some(Value::Okay) => Ok(link),
             Some(Value::ServerError(error)) => {
                 Err(Failure::Refused(Cause(super::wire::describe(&error))))
             }
@@ -275,7 +269,10 @@ impl Task {
                     () = watcher.closed.raised() => return,
                 }
             }
-            let connected = timeout(CONNECT_DEADLINE, watcher.connect()).await;
+            let connecting = caught("connecting", watcher.connect());
+            let connected = timeout(CONNECT_DEADLINE, connecting).await.map(|caught| {
+                caught.unwrap_or_else(|panicked| Err(Failure::Down(Cause(panicked))))
+            });
             let pause = match connected {
                 Ok(Ok(link)) => {
                     let broken = Arc::clone(&link.broken);

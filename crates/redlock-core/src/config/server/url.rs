@@ -30,7 +30,7 @@ impl From<&String> for Server {
 
 impl Server {
     fn parse(text: &str) -> Result<Self, String> {
-        let url =
+        let mut url =
             Url::parse(text).map_err(|error| format!("it is not a URL ({error}): {URL_FIX}"))?;
         let tls = match url.scheme() {
             "redis" | "valkey" => false,
@@ -50,6 +50,8 @@ impl Server {
             number => parse_database(number)?,
         };
         let port = url.port().unwrap_or(DEFAULT_PORT);
+        // The login reads the same with every scheme, and the client library knows TLS in some builds.
+        url.set_scheme("redis").map_err(|()| URL_FIX)?;
         let info = url.into_connection_info().map_err(|error| error.to_string())?;
         let login = info.redis_settings();
         Ok(Self {
