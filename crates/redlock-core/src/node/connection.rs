@@ -76,6 +76,8 @@ impl From<Malformed> for Cause {
 pub(super) struct Connection {
     stream: Stream,
     requests: Requests,
+    /// The stream may hold back bytes that were written to it.
+    is_unflushed: bool,
     /// What was read is between the two.
     input: Vec<u8>,
     begin: usize,
@@ -91,6 +93,7 @@ impl Connection {
         let mut connection = Self {
             stream: Stream::open(server).await?,
             requests: Requests::default(),
+            is_unflushed: false,
             input: vec![0; READ_SIZE],
             begin: 0,
             end: 0,
@@ -129,9 +132,13 @@ impl Connection {
         &mut self.requests
     }
 
-    /// The next reply.
+    /// The next reply. A push is none.
     pub(super) async fn reply(&mut self) -> Result<Frame<'_>, Cause> {
         poll_fn(|cx| self.poll_reply(cx)).await?;
+        while self.input.get(self.begin) == Some(&b'>') {
+            self.take_reply();
+            poll_fn(|cx| self.poll_reply(cx)).await?;
+        }
         Ok(self.take_reply())
     }
 
@@ -169,17 +176,17 @@ impl Connection {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cause>> {
-        let mut has_sent = false;
         while !self.requests.unsent().is_empty() {
             let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, self.requests.unsent()))?;
             if sent == 0 {
                 return Poll::Ready(Err(closed()));
             }
             self.requests.advance(sent);
-            has_sent = true;
+            self.is_unflushed = true;
         }
-        if has_sent {
+        if self.is_unflushed {
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.is_unflushed = false;
         }
         Poll::Ready(Ok(()))
     }

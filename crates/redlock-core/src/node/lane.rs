@@ -174,13 +174,15 @@ impl<C: Connector> Driver<C> {
 
     async fn drive(&mut self) {
         let lane = Arc::clone(&self.lane);
-        let mut reconnects = false;
+        // Pending releases wait for a connection and not for a command.
+        let mut reconnects = lane.mailbox.has_pending();
         loop {
             if self.failed == 0 && !reconnects && !lane.wait_for_work().await {
                 return;
             }
+            let connected = lane.connect().await;
             let began = Instant::now();
-            let failure = match lane.connect().await {
+            let failure = match connected {
                 Ok(link) => match self.serve(link).await {
                     Ok(()) => return,
                     Err(failure) => failure,
@@ -214,9 +216,9 @@ impl<C: Connector> Driver<C> {
 
     /// Sends batches until the lane is closed or the connection fails.
     async fn serve(&mut self, mut link: C::Link) -> Result<(), Failure> {
-        let killed = self.kill_abandoned(&mut link).await;
+        // A connection that carried nothing but these calls needs no killing itself.
+        self.kill_abandoned(&mut link).await?;
         self.abandoned.extend(link.id().cloned());
-        killed?;
         let lane = Arc::clone(&self.lane);
         lane.run_pending(&mut link).await?;
         exchange(&lane, &mut link, &mut self.failed).await?;
@@ -294,20 +296,7 @@ async fn exchange<C: Connector>(
         let due = first.sent + lane.deadline;
         tokio::select! {
             biased;
-            answered = poll_fn(|cx| first.poll_answers(cx, link, &mut again, &mut replies)) => {
-                last_call = false;
-                window.observe(first.sent.elapsed());
-                lane.outage.answered(take(&mut first.standing));
-                if let Err(broken) = answered {
-                    break Failure::from(broken);
-                }
-                in_flight.pop_front();
-                *failed = 0;
-                if lane.connector.makes(LaneMistake::CountsTwice) {
-                    in_flight.pop_front();
-                }
-            }
-            () = lane.mailbox.mail(), if window_open => {}
+            // First: a server that keeps the link busy must not put the deadline off.
             () = &mut overdue => {
                 let now = Instant::now();
                 if now < due {
@@ -322,6 +311,20 @@ async fn exchange<C: Connector>(
                     overdue.as_mut().reset(now + LAST_CALL);
                 }
             }
+            answered = poll_fn(|cx| first.poll_answers(cx, link, &mut again, &mut replies)) => {
+                last_call = false;
+                window.observe(first.sent.elapsed());
+                lane.outage.answered(take(&mut first.standing));
+                if let Err(broken) = answered {
+                    break Failure::from(broken);
+                }
+                in_flight.pop_front();
+                *failed = 0;
+                if lane.connector.makes(LaneMistake::CountsTwice) {
+                    in_flight.pop_front();
+                }
+            }
+            () = lane.mailbox.mail(), if window_open => {}
         }
     };
     for batch in &mut in_flight {

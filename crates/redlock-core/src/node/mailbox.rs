@@ -160,6 +160,13 @@ impl Mailbox {
         };
         // Their callers may live on in another runtime: each seat fails as it is dropped.
         drop(orphaned);
+        self.notify_if_settled();
+    }
+
+    fn notify_if_settled(&self) {
+        if self.unsettled() == 0 {
+            self.settled.notify_waiters();
+        }
     }
 
     /// Answers what waits, unless there is a driver after all. Releases become pending until the next
@@ -234,6 +241,7 @@ impl Mailbox {
         for command in commands {
             command.seat.answer(answer.clone());
         }
+        self.notify_if_settled();
     }
 
     /// Opens the breaker: what waits is answered now, what comes is answered at once.
@@ -254,6 +262,7 @@ impl Mailbox {
         for command in waiting {
             command.seat.answer(NodeAnswer::Refused(Arc::clone(cause)));
         }
+        self.notify_if_settled();
     }
 
     /// Closes the breaker, unless there are pending to settle first.
@@ -321,6 +330,11 @@ impl Mailbox {
     pub(super) fn has_releases(&self) -> bool {
         let state = self.state.lock();
         state.has_pending() || state.queue.iter().any(|command| command.op.is_release())
+    }
+
+    /// Whether a release waits for the next connection.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.state.lock().pending.is_empty()
     }
 
     /// Whether there is nothing to send now.
@@ -435,7 +449,7 @@ impl State {
 
     fn defer(&mut self, command: &Command) {
         self.doubtful.remove(&command.token);
-        if self.pending.len() == MAX_PENDING {
+        while self.pending.len() >= MAX_PENDING {
             self.pending.pop_front();
         }
         self.pending.push_back(PendingRelease::of(command));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bb8::{ManageConnection, Pool, PooledConnection, RunError};
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
@@ -249,6 +250,7 @@ pub(super) struct Connections {
     pool: Pool<Manager>,
     address: Arc<str>,
     told: Arc<Told>,
+    exchanging: Arc<Mutex<()>>,
 }
 
 impl Connections {
@@ -261,7 +263,7 @@ impl Connections {
             .idle_timeout(None)
             .retry_connection(false)
             .build_unchecked(manager);
-        Self { pool, address, told }
+        Self { pool, address, told, exchanging: Arc::default() }
     }
 }
 
@@ -287,13 +289,15 @@ impl Connector for Connections {
         // A pool that is asked for a connection it does not have connects in a task of its own,
         // which may outlive the caller's runtime, or not. So the pool is given one first.
         let voter = self.pool.dedicated_connection().await?;
+        // In one piece: another lane must not take this connection, which ends with this runtime.
+        let _exchanging = self.exchanging.lock();
         if self.pool.add(voter).is_err() {
             return Err(Cause("the pool is full".into()));
         }
-        match self.pool.get_owned().await {
-            Ok(pooled) => Ok(Pooled(pooled)),
-            Err(RunError::User(cause)) => Err(cause),
-            Err(RunError::TimedOut) => Err(Cause("the pool has no connection".into())),
+        match self.pool.get_owned().now_or_never() {
+            Some(Ok(pooled)) => Ok(Pooled(pooled)),
+            Some(Err(RunError::User(cause))) => Err(cause),
+            Some(Err(RunError::TimedOut)) | None => Err(Cause("the pool has no connection".into())),
         }
     }
 }

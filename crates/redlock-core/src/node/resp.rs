@@ -115,7 +115,7 @@ impl Scan {
             };
             let end = self.at.saturating_add(header.len).saturating_add(header.body());
             let more = header.elements();
-            if end > MAX_REPLY || more > MAX_REPLY {
+            if end > MAX_REPLY || more.saturating_add(self.missing) > MAX_REPLY {
                 return Err(Malformed::TooLong);
             }
             if end > bytes.len() {
