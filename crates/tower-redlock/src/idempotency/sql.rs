@@ -164,7 +164,8 @@ impl RecordStore for SqlRecords {
             .bind(lines(&record.trailers))
             .bind(i64::from(record.body.is_some()))
             .bind(token.map_or(Ok(0), |token| i64::try_from(token.get()))?)
-            .bind(i64::try_from(record.expires_at)?)
+            // Kept for ever, where the column has no room for the moment.
+            .bind(i64::try_from(record.expires_at).unwrap_or(i64::MAX))
             .bind(now()?);
         match save.execute(&self.pool).await?.rows_affected() {
             0 => Ok(Saved::Superseded),
