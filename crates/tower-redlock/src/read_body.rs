@@ -238,6 +238,13 @@ impl Body for WholeBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+        let length = self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        let mut hint = SizeHint::with_exact(length);
+        if self.trailers.is_some() {
+            // With an exact length, HTTP/1 sends `Content-Length` and drops the trailers.
+            hint = SizeHint::default();
+            hint.set_lower(length);
+        }
+        hint
     }
 }

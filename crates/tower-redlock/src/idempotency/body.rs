@@ -1,13 +1,12 @@
 //! A body that was read ahead: as a whole, up to a bound, or not at all.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
@@ -20,7 +19,8 @@ use http_body::{Body, Frame, SizeHint};
 /// such as `axum::middleware::from_fn` in the same `ServiceBuilder`, needs
 /// `tower_http::map_request_body::MapRequestBodyLayer::new(axum::body::Body::new)` above it.
 pub struct BufferedBody<B> {
-    read: VecDeque<Bytes>,
+    /// Copied into one piece: a frame of one byte would keep the whole buffer that it came in.
+    read: BytesMut,
     trailers: Option<HeaderMap>,
     rest: Option<Pin<Box<B>>>,
 }
@@ -28,14 +28,13 @@ pub struct BufferedBody<B> {
 impl<B> BufferedBody<B> {
     /// A body that is yielded as it comes.
     pub(super) fn unread(body: B) -> Self {
-        Self { read: VecDeque::new(), trailers: None, rest: Some(Box::pin(body)) }
+        Self { read: BytesMut::new(), trailers: None, rest: Some(Box::pin(body)) }
     }
 
     /// A body that is known as a whole.
     pub(super) fn whole(bytes: Bytes, trailers: HeaderMap) -> Self {
-        let read = Some(bytes).filter(|bytes| !bytes.is_empty());
         let trailers = Some(trailers).filter(|trailers| !trailers.is_empty());
-        Self { read: read.into_iter().collect(), trailers, rest: None }
+        Self { read: bytes.into(), trailers, rest: None }
     }
 
     /// The data and the trailers, if the inner body has ended.
@@ -43,20 +42,13 @@ impl<B> BufferedBody<B> {
         if self.rest.is_some() {
             return None;
         }
-        if self.read.len() > 1 {
-            let length = self.read.iter().map(Bytes::len).sum();
-            let mut joined = BytesMut::with_capacity(length);
-            self.read.drain(..).for_each(|bytes| joined.extend_from_slice(&bytes));
-            self.read.push_back(joined.freeze());
-        }
-        Some((
-            self.read.front().cloned().unwrap_or_default(),
-            self.trailers.clone().unwrap_or_default(),
-        ))
+        let bytes = self.read.split().freeze();
+        self.read = bytes.clone().into();
+        Some((bytes, self.trailers.clone().unwrap_or_default()))
     }
 
     fn len(&self) -> u64 {
-        self.read.iter().map(|bytes| bytes.len() as u64).sum()
+        self.read.len() as u64
     }
 }
 
@@ -65,23 +57,23 @@ impl<B: Body> BufferedBody<B> {
     /// is not read at all.
     pub(super) async fn read(&mut self, max: usize) -> Result<(), B::Error> {
         let max = max as u64;
-        let mut length = self.len();
         while let Some(rest) = &mut self.rest {
+            let length = self.read.len() as u64;
             if length.saturating_add(rest.size_hint().lower()) > max {
                 return Ok(());
             }
             match poll_fn(|cx| rest.as_mut().poll_frame(cx)).await.transpose()? {
                 None => self.rest = None,
                 Some(frame) => match frame.into_data() {
-                    Ok(mut data) => {
-                        let bytes = data.copy_to_bytes(data.remaining());
-                        length += bytes.len() as u64;
-                        self.read.extend(Some(bytes).filter(|bytes| !bytes.is_empty()));
+                    Ok(data) => self.read.put(data),
+                    Err(frame) => {
+                        // The last frame. A reader whose wait ends here still yields the trailers.
+                        self.trailers = frame.into_trailers().ok();
+                        self.rest = None;
                     }
-                    Err(frame) => self.trailers = frame.into_trailers().ok(),
                 },
             }
-            if length > max {
+            if self.len() > max {
                 return Ok(());
             }
         }
@@ -105,8 +97,8 @@ impl<B: Body> Body for BufferedBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        if let Some(bytes) = self.read.pop_front() {
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        if !self.read.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(self.read.split().freeze()))));
         }
         if let Some(rest) = &mut self.rest {
             let frame = ready!(rest.as_mut().poll_frame(cx));
@@ -155,7 +147,7 @@ impl<B> fmt::Debug for BufferedBody<B> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::stream;
+    use futures_util::{StreamExt, stream};
     use http_body_util::{BodyExt, Full, StreamBody};
 
     use super::*;
@@ -179,6 +171,29 @@ mod tests {
             assert!(!body.is_end_stream());
             assert_eq!(body.collect().await.unwrap().to_bytes(), "1234", "{max}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_read_does_not_keep_the_buffers_of_its_frames() {
+        let buffer = Bytes::from(vec![7; 1 << 20]);
+        let frames = (0..4).map(|at| Ok::<_, std::io::Error>(Frame::data(buffer.slice(at..=at))));
+        let mut body =
+            BufferedBody::unread(StreamBody::new(stream::iter(frames.collect::<Vec<_>>())));
+        body.read(100).await.unwrap();
+        assert!(buffer.is_unique());
+        assert_eq!(body.as_whole().unwrap().0, [7; 4][..]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trailers_are_kept_if_the_wait_ends_before_the_end_of_the_body() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("checksum", http::HeaderValue::from_static("7"));
+        let frames = [Frame::data(Bytes::from_static(b"1")), Frame::trailers(trailers.clone())];
+        let frames = stream::iter(frames.map(Ok::<_, std::io::Error>)).chain(stream::pending());
+        let mut body = BufferedBody::unread(StreamBody::new(frames));
+        body.read_for(100, Duration::from_secs(1)).await.unwrap();
+        let collected = body.collect().await.unwrap();
+        assert_eq!(collected.trailers(), Some(&trailers));
     }
 
     #[tokio::test]

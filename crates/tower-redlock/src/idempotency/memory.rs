@@ -91,11 +91,16 @@ impl MemoryRecords {
 
     /// The least cost of a record. It makes both bounds one bound on the sum of all costs.
     fn min_cost(&self) -> usize {
-        self.max_bytes.div_ceil(self.max_records).max(1)
+        self.max_bytes.div_ceil(self.reachable_records())
     }
 
     fn max_cost(&self) -> usize {
-        self.min_cost().saturating_mul(self.max_records)
+        self.min_cost().saturating_mul(self.reachable_records())
+    }
+
+    /// The bound in records, unless the bytes are used up before it.
+    fn reachable_records(&self) -> usize {
+        self.max_records.min(self.max_bytes / OVERHEAD).max(1)
     }
 }
 
@@ -270,6 +275,19 @@ mod tests {
             assert!(has(&records, "mallory", number - 1).await);
             assert!(!has(&records, "mallory", 0).await);
             assert!(records.kept.lock().records.len() <= 100);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_bound_in_bytes_holds_for_any_bound_in_records() {
+        for max_records in [1, 3, 2_000, usize::MAX] {
+            let records = MemoryRecords::new().max_bytes(1_000_000).max_records(max_records);
+            for key in 0..50 {
+                save(&records, "a", key, record(vec![0; 100_000], later())).await;
+            }
+            let kept = records.kept.lock();
+            let bytes: usize = kept.records.values().map(|entry| size(&entry.record)).sum();
+            assert!(bytes <= 1_100_000, "{bytes} of {max_records} records");
         }
     }
 
