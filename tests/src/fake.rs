@@ -232,6 +232,9 @@ impl Shared {
             let mut bytes = Vec::new();
             match (script(&command), &mut upstream) {
                 (Some(Reply::Close), _) => return Ok(()),
+                (Some(Reply::Endless(bytes)), _) => loop {
+                    socket.write_all(&bytes)?;
+                },
                 (Some(Reply::Run(words)), Some(server)) => {
                     resp::write_value(&server.ask(&words)?, &mut bytes)?;
                 }

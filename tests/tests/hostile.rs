@@ -1,12 +1,13 @@
-//! More requests than anybody needs, and keys of any size.
+//! Floods of requests, keys of any size, and a server that never stops sending.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use redlock_core::{Config, ErrorKind, Key, Provisioned, Redlock, Released};
-use redlock_tests::Fleet;
+use redlock_core::{Config, ErrorKind, Key, Provisioned, Redlock, Released, Safety};
+use redlock_tests::{FakeServer, Fleet, RedisServer, Reply};
+use tokio::time::timeout;
 
 /// Long enough for a slow machine.
 const HANG: Duration = Duration::from_secs(60);
@@ -106,4 +107,22 @@ async fn a_key_of_a_megabyte_is_refused_in_a_short_sentence_or_hashed() {
     assert!(keys.values().flatten().all(|key| key.len() < 100), "{keys:?}");
     guard.release().await;
     fleet.eventually_empty(HANG).await;
+}
+
+#[tokio::test]
+async fn a_server_that_sends_messages_without_end_does_not_put_a_deadline_off() {
+    let push = b">0\r\n".repeat(100_000);
+    let server = RedisServer::start().await;
+    let floods = FakeServer::in_front_of(&server, move |command| {
+        (command.name() == "SET").then(|| Reply::Endless(push.clone()))
+    });
+    let config = Config::servers([floods.url()])
+        .safety(Safety::Plain)
+        .max_retry(0)
+        .node_deadline(Duration::from_millis(200));
+    let redlock = Redlock::new(config.build().unwrap());
+    let locked = timeout(HANG / 2, redlock.lock("order").into_future()).await;
+    let error = locked.expect("the deadline passes").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    drop(redlock);
 }

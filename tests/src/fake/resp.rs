@@ -23,6 +23,8 @@ pub enum Reply {
     Array(Vec<Self>),
     /// Exactly these bytes, valid or not.
     Raw(Vec<u8>),
+    /// These bytes again and again, for as long as the client stays connected.
+    Endless(Vec<u8>),
     /// Only [`FakeServer::in_front_of`](super::FakeServer::in_front_of): what the real server answers to this other command.
     Run(Vec<String>),
     /// No answer; the connection stays open.
@@ -55,7 +57,7 @@ pub(super) fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
             replies.iter().for_each(|reply| write_reply(reply, out));
         }
         Reply::Raw(bytes) => out.extend(bytes),
-        Reply::Run(_) | Reply::Silence | Reply::Close => {}
+        Reply::Endless(_) | Reply::Run(_) | Reply::Silence | Reply::Close => {}
     }
 }
 

@@ -73,8 +73,8 @@ impl From<Malformed> for Cause {
 
 /// A connection on which the user is logged in.
 #[derive(Debug)]
-pub(super) struct Connection {
-    stream: Stream,
+pub(super) struct Connection<S = Stream> {
+    stream: S,
     requests: Requests,
     /// The stream may hold back bytes that were written to it.
     is_unflushed: bool,
@@ -90,8 +90,16 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects, logs in and selects the database.
     pub(super) async fn open(server: &CheckedServer) -> Result<Self, Cause> {
-        let mut connection = Self {
-            stream: Stream::open(server).await?,
+        let mut connection = Self::over(Stream::open(server).await?);
+        connection.log_in(server).await?;
+        Ok(connection)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    fn over(stream: S) -> Self {
+        Self {
+            stream,
             requests: Requests::default(),
             is_unflushed: false,
             input: vec![0; READ_SIZE],
@@ -99,8 +107,11 @@ impl Connection {
             end: 0,
             scan: Scan::default(),
             complete: None,
-        };
-        let requests = &mut connection.requests;
+        }
+    }
+
+    async fn log_in(&mut self, server: &CheckedServer) -> Result<(), Cause> {
+        let requests = &mut self.requests;
         match &server.password {
             None => {
                 requests.command(2).arg("HELLO").arg("3");
@@ -115,16 +126,16 @@ impl Connection {
         if database > 0 {
             requests.command(2).arg("SELECT").number(database);
         }
-        if let Frame::Error(error) = connection.reply().await? {
+        if let Frame::Error(error) = self.reply().await? {
             return Err(Cause::refused(error));
         }
         if database > 0
-            && let Frame::Error(error) = connection.reply().await?
+            && let Frame::Error(error) = self.reply().await?
         {
             let text = String::from_utf8_lossy(error);
             return Err(Cause(format!("database {database} can't be selected ({text})").into()));
         }
-        Ok(connection)
+        Ok(())
     }
 
     /// Requests that are written here leave with the next poll.
@@ -225,4 +236,47 @@ impl Connection {
 
 fn closed() -> Cause {
     Cause("the server closed the connection".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter, DuplexStream, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_flush_that_the_server_holds_up_goes_on_when_it_reads_again() {
+        // As rustls does, the writer accepts bytes that it can't send yet.
+        let (client, mut server) = duplex(64);
+        let mut connection = Connection::over(BufWriter::with_capacity(4096, client));
+        let value = vec![b'x'; 1000];
+        connection.requests().command(2).arg("ECHO").arg(&value);
+        let mut waits = Box::pin(connection.reply());
+        assert!((&mut waits).now_or_never().is_none());
+        let reads = async {
+            let mut request = Vec::new();
+            while !request.ends_with(b"xx\r\n") {
+                server.read_buf(&mut request).await.unwrap();
+            }
+            server.write_all(b"+done\r\n").await.unwrap();
+            request.len()
+        };
+        let both = async { tokio::join!(waits, reads) };
+        let (reply, sent) = tokio::time::timeout(Duration::from_secs(5), both).await.unwrap();
+        assert_eq!(reply.unwrap(), Frame::Simple(b"done"));
+        assert!(sent > value.len());
+    }
+
+    #[tokio::test]
+    async fn pushes_between_replies_are_skipped() {
+        let (client, mut server): (DuplexStream, _) = duplex(4096);
+        let mut connection = Connection::over(client);
+        let push = b">2\r\n+invalidate\r\n*1\r\n+key\r\n";
+        let said: [&[u8]; 5] = [push, b":1\r\n", push, push, b":2\r\n"];
+        server.write_all(&said.concat()).await.unwrap();
+        for number in [1, 2] {
+            assert_eq!(connection.reply().await.unwrap(), Frame::Integer(number));
+        }
+    }
 }

@@ -89,23 +89,19 @@ impl From<Broken> for Failure {
 
 impl<C: Connector> Lane<C> {
     pub(super) fn post<const N: usize>(self: &Arc<Self>, commands: [Command; N]) {
-        if self.mailbox.push(commands) {
-            self.start();
+        if let Some(claimed) = self.mailbox.push(commands) {
+            self.start(claimed);
         }
     }
 
     /// Starts the lane's task on the caller's runtime. A lane whose runtime has ended is started
     /// again on the next one. Without any runtime the commands are answered, so that no caller waits
     /// for them, and releases have a last chance.
-    fn start(self: &Arc<Self>) {
+    fn start(self: &Arc<Self>, claimed: u64) {
         match Handle::try_current() {
-            Ok(runtime) => {
-                if let Some(driver) = Driver::of(self) {
-                    runtime.spawn(driver.run());
-                }
-            }
+            Ok(runtime) => drop(runtime.spawn(Driver::new(self, claimed).run())),
             Err(_) => {
-                self.mailbox.strand();
+                self.mailbox.strand(Some(claimed));
                 if self.mailbox.has_releases() {
                     self.begin_last_chance();
                 }
@@ -137,22 +133,22 @@ impl<C: Connector> Drop for Driver<C> {
             lane.wait_for_a_last_chance();
         }
         // Callers in another runtime may wait for their releases.
-        lane.mailbox.strand();
+        lane.mailbox.strand(None);
         lane.last_chance.driver_ended();
     }
 }
 
 impl<C: Connector> Driver<C> {
-    /// `None` if the lane has one.
-    fn of(lane: &Arc<Lane<C>>) -> Option<Self> {
-        let number = lane.mailbox.drive()?;
+    fn new(lane: &Arc<Lane<C>>, number: u64) -> Self {
         lane.last_chance.driver_begins();
         let abandoned = take(&mut *lane.abandoned.lock());
-        Some(Self { lane: Arc::clone(lane), failed: 0, abandoned, is_last: false, number })
+        Self { lane: Arc::clone(lane), failed: 0, abandoned, is_last: false, number }
     }
 
+    /// `None` if the lane has a driver.
     pub(super) fn for_the_last_time(lane: &Arc<Lane<C>>) -> Option<Self> {
-        let mut driver = Self::of(lane)?;
+        let number = lane.mailbox.drive()?;
+        let mut driver = Self::new(lane, number);
         driver.is_last = true;
         Some(driver)
     }

@@ -18,8 +18,8 @@ use crate::token::Token;
 /// an acquisition that was let in before.
 const CAPACITY: usize = 8_192;
 
-/// Keys that may have to be deleted once the server is back. Beyond this the oldest are left to
-/// their time to live.
+/// Keys that may have to be deleted once the server is back. Releases beyond this are not kept:
+/// their keys stay until they expire.
 const MAX_PENDING: usize = 65_536;
 
 /// A key that may hold a token nobody owns any more.
@@ -103,15 +103,16 @@ impl Mailbox {
         Self { retry, ..Self::default() }
     }
 
-    /// Takes commands in, next to each other, or answers them at once. Says whether a driver has
-    /// to be started.
-    pub(super) fn push(&self, commands: impl IntoIterator<Item = Command>) -> bool {
+    /// Queues commands next to each other, or answers them at once. If a driver has to be started
+    /// for them, the caller holds the claim of the driver with the returned number.
+    pub(super) fn push(&self, commands: impl IntoIterator<Item = Command>) -> Option<u64> {
         let mut state = self.state.lock();
         let waiting = state.queue.len();
         let refused: Vec<_> =
             commands.into_iter().filter_map(|command| state.take_in(command)).collect();
         let has_mail = state.queue.len() > waiting;
-        let start = state.driver.is_none() && (has_mail || !state.pending.is_empty());
+        let has_work = has_mail || !state.pending.is_empty();
+        let claimed = if has_work { state.claim() } else { None };
         drop(state);
         if has_mail {
             self.mail.notify_one();
@@ -119,18 +120,12 @@ impl Mailbox {
         for (command, why) in refused {
             command.seat.answer(NodeAnswer::Refused(why));
         }
-        start
+        claimed
     }
 
     /// Claims the mailbox for a driver and returns its number; `None` if it has one.
     pub(super) fn drive(&self) -> Option<u64> {
-        let mut state = self.state.lock();
-        if state.driver.is_some() {
-            return None;
-        }
-        state.drivers += 1;
-        state.driver = Some(state.drivers);
-        state.driver
+        self.state.lock().claim()
     }
 
     /// Gives the claim of the driver up if there is nothing left to send. The next command starts
@@ -169,11 +164,14 @@ impl Mailbox {
         }
     }
 
-    /// Answers what waits, unless there is a driver after all. Releases become pending until the next
-    /// driver sends them.
-    pub(super) fn strand(&self) {
+    /// Answers what waits, unless another driver has the claim. Releases become pending until the
+    /// next driver sends them.
+    pub(super) fn strand(&self, driver: Option<u64>) {
         let waiting = {
             let mut state = self.state.lock();
+            if state.driver == driver {
+                state.has_no_driver();
+            }
             if state.driver.is_some() {
                 return;
             }
@@ -249,8 +247,7 @@ impl Mailbox {
         let waiting = {
             let mut state = self.state.lock();
             state.down = Some(Arc::clone(cause));
-            let refused = std::mem::take(&mut state.refused.releases);
-            state.pending.extend(refused);
+            state.retry_refused();
             state.refused = Refused::default();
             let waiting = std::mem::take(&mut state.queue);
             state.refusals = state.refusals.saturating_add(waiting.len());
@@ -269,9 +266,7 @@ impl Mailbox {
     pub(super) fn reopen(&self, most: usize) -> Reopened {
         let mut state = self.state.lock();
         if state.refused.is_due() {
-            state.refused.retry_at = None;
-            let refused = std::mem::take(&mut state.refused.releases);
-            state.pending.extend(refused);
+            state.retry_refused();
         }
         if state.pending.is_empty() {
             state.down = None;
@@ -371,6 +366,15 @@ impl Refused {
 }
 
 impl State {
+    fn claim(&mut self) -> Option<u64> {
+        if self.driver.is_some() {
+            return None;
+        }
+        self.drivers += 1;
+        self.driver = Some(self.drivers);
+        self.driver
+    }
+
     /// Closes the breaker as well: it refuses commands, and the next command has to start a driver.
     fn has_no_driver(&mut self) {
         self.driver = None;
@@ -423,12 +427,19 @@ impl State {
             is_left.then_some(PendingRelease { expires, ..release })
         });
         self.refused.releases.extend(unexpired);
-        let too_many = self.refused.releases.len().saturating_sub(MAX_PENDING);
-        self.refused.releases.drain(..too_many);
+        self.refused.releases.truncate(MAX_PENDING);
         if !self.refused.releases.is_empty() && self.refused.retry_at.is_none() {
             self.refused.retry_at = Some(now + retry.pause.delay(self.refused.tries));
             self.refused.tries = self.refused.tries.saturating_add(1);
         }
+    }
+
+    /// Refused releases are sent with the pending ones.
+    fn retry_refused(&mut self) {
+        self.refused.retry_at = None;
+        let room = MAX_PENDING.saturating_sub(self.pending.len());
+        let refused = std::mem::take(&mut self.refused.releases);
+        self.pending.extend(refused.into_iter().take(room));
     }
 
     fn doubt(&mut self, command: &Command) {
@@ -449,10 +460,10 @@ impl State {
 
     fn defer(&mut self, command: &Command) {
         self.doubtful.remove(&command.token);
-        while self.pending.len() >= MAX_PENDING {
-            self.pending.pop_front();
+        // The oldest stay where they are: they may be on the way, and are struck out by number.
+        if self.pending.len() < MAX_PENDING {
+            self.pending.push_back(PendingRelease::of(command));
         }
-        self.pending.push_back(PendingRelease::of(command));
     }
 }
 
@@ -542,6 +553,49 @@ mod tests {
         assert!(matches!(mailbox.reopen(9), Reopened::Open { .. }));
         mailbox.trip(&"down".into());
         assert!(matches!(mailbox.reopen(9), Reopened::Pending(releases) if releases.len() == 1));
+    }
+
+    #[test]
+    fn pending_releases_are_bounded_and_those_on_the_way_are_the_ones_struck_out() {
+        let mailbox = Mailbox::new(Retry {
+            pause: Backoff { base: Duration::ZERO, cap: Duration::ZERO },
+            for_at_most: Duration::from_secs(60),
+        });
+        let tokens: [Token; 3] = std::array::from_fn(|_| Token::generate("me").unwrap());
+        let [on_the_way, later, refused] = &tokens;
+        let down = Arc::from("down");
+        mailbox.trip(&down);
+        mailbox.push([command(Op::Release, on_the_way)]);
+        let Reopened::Pending(sent) = mailbox.reopen(1) else { panic!("one is pending") };
+        for _ in 0..MAX_PENDING {
+            mailbox.push([command(Op::Release, later)]);
+        }
+        let pending = || mailbox.state.lock().pending.len();
+        assert_eq!(pending(), MAX_PENDING);
+        mailbox.refused(vec![PendingRelease::of(&command(Op::Release, refused)); 9]);
+        mailbox.trip(&down);
+        assert_eq!(pending(), MAX_PENDING, "refused releases count as well");
+
+        mailbox.released(&vec![true; sent.len()]);
+        let state = mailbox.state.lock();
+        assert_eq!(state.pending.len(), MAX_PENDING - 1);
+        assert!(state.pending.iter().all(|release| release.token == *later));
+    }
+
+    #[test]
+    fn a_driver_that_ends_leaves_commands_alone_that_were_pushed_for_the_next_one() {
+        let (mailbox, token) = (Mailbox::default(), Token::generate("me").unwrap());
+        let first = mailbox.push([acquire(&token)]).expect("it has no driver");
+        mailbox.done(mailbox.take(9).len());
+        mailbox.abandon(first);
+        let second = mailbox.push([acquire(&token)]).expect("the first driver has ended");
+        assert_eq!(mailbox.push([acquire(&token)]), None, "it is started once");
+        mailbox.strand(None);
+        assert_eq!(mailbox.take(9).len(), 2);
+        mailbox.done(2);
+        mailbox.push([acquire(&token)]);
+        mailbox.strand(Some(second));
+        assert!(mailbox.is_empty(), "nothing could start it");
     }
 
     #[test]

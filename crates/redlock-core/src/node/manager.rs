@@ -359,7 +359,75 @@ impl Link for Pooled {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+    use std::sync::Barrier;
+    use std::thread;
+
+    use tokio::runtime::Builder;
+
     use super::*;
+    use crate::config::Config;
+
+    /// The address of a server on a thread that answers OK to each command.
+    fn server_that_accepts() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for socket in listener.incoming() {
+                let mut socket = socket.unwrap();
+                socket.set_nodelay(true).unwrap();
+                thread::spawn(move || {
+                    for line in BufReader::new(socket.try_clone().unwrap()).split(b'\n') {
+                        let is_command = line.is_ok_and(|line| line.starts_with(b"*"));
+                        if is_command && socket.write_all(b"+OK\r\n").is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        url
+    }
+
+    #[test]
+    fn lanes_on_two_runtimes_that_connect_at_once_each_keep_the_connection_they_made() {
+        let config = Config::servers([server_that_accepts()]).build().unwrap();
+        let server = config.groups[0].servers()[0].clone();
+        let manager = Manager {
+            address: server.address().into(),
+            server,
+            identities: Arc::default(),
+            key_prefix: Arc::from([]),
+            guarding: None,
+            checks: config.checks,
+            told: Arc::default(),
+        };
+        let connections = Connections::new(manager, 2);
+        let both = Barrier::new(2);
+        let answered = |ends_first: bool| -> usize {
+            let rounds = (0..500).map(|_| {
+                let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+                both.wait();
+                let mut pooled = runtime.block_on(connections.connect()).unwrap();
+                both.wait();
+                if ends_first {
+                    drop(runtime);
+                    both.wait();
+                    return 0;
+                }
+                both.wait();
+                let connection = &mut pooled.0.connection;
+                connection.requests().command(1).arg("PING");
+                usize::from(runtime.block_on(connection.reply()).is_ok())
+            });
+            rounds.sum()
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| answered(true));
+            assert_eq!(answered(false), 500);
+        });
+    }
 
     #[test]
     fn one_run_id_behind_two_addresses_is_refused_and_a_restart_is_not() {
