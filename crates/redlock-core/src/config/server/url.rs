@@ -69,7 +69,7 @@ impl Server {
     #[cfg(unix)]
     fn parse_unix(url: &Url) -> Result<Self, String> {
         const FIX: &str = "write redis+unix:///path/to/socket, with three slashes";
-        if url.host().is_some() || url.fragment().is_some() {
+        if !url.has_authority() || url.host().is_some() || url.fragment().is_some() {
             return Err(FIX.into());
         }
         let path = url.to_file_path().map_err(|()| FIX)?;
@@ -147,6 +147,8 @@ mod tests {
             "u:s3cret",
             ":s3cret",
             "redis://h?password=s3cret",
+            "unix:/s3cret",
+            "unix:s3cret",
             "redis://h?password=a@s3cret",
             "unix:///s?pass=s3cret&x=1",
             "unix:///s?pass=x@s3cret&x=1",
