@@ -175,7 +175,7 @@ where
                         Ok(handled) => handled,
                         Err(error) => match error.try_into_panic() {
                             Ok(panic) => resume_unwind(panic),
-                            Err(_) => Ok(respond(settings.rejected(Rejection::closing()))),
+                            Err(_) => Ok(respond(settings.rejected(Rejection::stopped()))),
                         },
                     });
                 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
-use redlock_core::{ErrorKind, LockError, LostReason, NodeAnswer, NodeReport};
+use redlock_core::{ErrorKind, LockError, LostReason};
 
 use crate::key::KeyRejection;
 
@@ -123,6 +123,7 @@ pub struct Rejection {
     retry_after: Option<Duration>,
     source: Option<Arc<dyn Error + Send + Sync>>,
     render: Option<Render>,
+    nothing_done: bool,
 }
 
 /// Makes the response of a rejection, where [`RedlockLayer::on_rejection`] changed it.
@@ -207,8 +208,7 @@ impl Rejection {
     }
 
     fn marked(&self, mut response: Response<Bytes>) -> Response<Bytes> {
-        // A lock is lost while a handler runs, and a response that was not kept had one.
-        if !matches!(self.kind, RejectionKind::Lost | RejectionKind::AnswerNotKept) {
+        if self.nothing_done {
             response.extensions_mut().insert(NothingDone);
         }
         response
@@ -221,7 +221,9 @@ impl Rejection {
 
     fn new(kind: RejectionKind, status: StatusCode, detail: impl Into<String>) -> Self {
         let detail = detail.into();
-        Self { kind, status, detail, retry_after: None, source: None, render: None }
+        // A lock is lost while a handler runs, and an answer that was not kept had a handler.
+        let nothing_done = !matches!(kind, RejectionKind::Lost | RejectionKind::AnswerNotKept);
+        Self { kind, status, detail, retry_after: None, source: None, render: None, nothing_done }
     }
 
     fn retriable(mut self, pause: Option<Duration>) -> Self {
@@ -315,6 +317,13 @@ impl Rejection {
         let detail = "the service is closing and acquires no more locks; try again later";
         Self::new(RejectionKind::Closing, StatusCode::SERVICE_UNAVAILABLE, detail).retriable(None)
     }
+
+    /// The response for a handler that began and was dropped with its runtime.
+    pub(crate) fn stopped() -> Self {
+        let detail = "the service is closing and stopped the request; part of its work may be done";
+        let rejection = Self::new(RejectionKind::Closing, StatusCode::SERVICE_UNAVAILABLE, detail);
+        Self { nothing_done: false, ..rejection.retriable(None) }
+    }
 }
 
 /// The answer to a lock that could not be had, for handlers that lock without the layer: it is
@@ -342,7 +351,7 @@ impl From<LockError> for Rejection {
                 let detail = "the lock service answers too late; try again later";
                 Self::new(RejectionKind::Unavailable, unavailable, detail).retriable(pause)
             }
-            _ if is_quarantined(error.nodes()) => {
+            _ if error.is_quarantined() => {
                 let detail = "the lock service waits until locks that it may have forgotten have \
                               expired; try again later";
                 Self::new(RejectionKind::Quarantined, unavailable, detail).retriable(pause)
@@ -354,17 +363,6 @@ impl From<LockError> for Rejection {
         };
         Self { source: Some(Arc::new(error)), ..rejection }
     }
-}
-
-/// Whether a majority would vote but for the quarantine.
-fn is_quarantined(nodes: &[NodeReport]) -> bool {
-    use NodeAnswer::{Granted, Held, NotHeld, Quarantined};
-    let count = |is_counted: fn(&NodeAnswer) -> bool| {
-        nodes.iter().filter(|report| is_counted(&report.answer)).count()
-    };
-    let quarantined = count(|answer| matches!(answer, Quarantined { .. }));
-    let voted = count(|answer| matches!(answer, Granted | Held { .. } | NotHeld));
-    quarantined > 0 && voted + quarantined > nodes.len() / 2
 }
 
 impl From<KeyRejection> for Rejection {
@@ -456,6 +454,24 @@ mod tests {
         assert_eq!(rejection.kind(), RejectionKind::Misconfigured);
         assert_eq!(rejection.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(rejection.retry_after(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quarantine_is_told_apart_while_a_server_has_not_answered_yet() {
+        let cluster = redlock_core::testing::Cluster::new(3);
+        let redlock = cluster.redlock();
+        redlock.lock("k").await.unwrap().release().await;
+        cluster.node(0).restart_empty();
+        cluster.node(1).pause();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // After one timeout the client fails commands to the paused server at once.
+        assert!(redlock.try_lock("k").await.unwrap_err().is_quarantined());
+        cluster.node(2).delay(Duration::from_millis(20));
+        let error = redlock.try_lock("k").await.unwrap_err();
+        let answers: Vec<_> = error.nodes().iter().map(|report| &report.answer).collect();
+        assert!(answers.contains(&&redlock_core::NodeAnswer::NoAnswer), "{answers:?}");
+        assert!(error.is_quarantined(), "{error}");
+        assert_eq!(Rejection::from(error).kind(), RejectionKind::Quarantined);
     }
 
     #[test]
