@@ -103,8 +103,10 @@ impl RejectionKind {
     }
 }
 
-/// A request that got no lock, or lost it, here or on its way. Turns into a response: by default an RFC 9457 problem
-/// that never shows the key, a token or the address of a server.
+/// The response for a request whose lock was not acquired or was lost, or which a layer refused.
+///
+/// The default response is an RFC 9457 problem. It never contains the key, a token or the address of a
+/// server.
 ///
 /// ```json
 /// {
@@ -236,6 +238,11 @@ impl Rejection {
         Self::new(RejectionKind::Lost, StatusCode::SERVICE_UNAVAILABLE, detail).retriable(None)
     }
 
+    /// The rejection of a request whose handler did not begin.
+    pub(crate) fn before_the_handler(self) -> Self {
+        Self { nothing_done: true, ..self }
+    }
+
     #[cfg(feature = "axum")]
     pub(crate) fn missing_layer() -> Self {
         let detail = "this handler takes `Locked<_>` or `LockScope`, which need `tower_redlock::RedlockLayer` \
@@ -244,7 +251,7 @@ impl Rejection {
     }
 
     pub(crate) fn request_over() -> Self {
-        let detail = "the request whose locks these are is over";
+        let detail = "the request of this lock scope has ended";
         Self::new(RejectionKind::Lost, StatusCode::SERVICE_UNAVAILABLE, detail).retriable(None)
     }
 
@@ -252,7 +259,7 @@ impl Rejection {
     /// handlers that check it themselves: 412.
     #[must_use]
     pub fn stale_token() -> Self {
-        let detail = "the lock that this request was sent under has passed on to another";
+        let detail = "a newer lock on this resource replaced the lock of this request";
         Self::new(RejectionKind::StaleToken, StatusCode::PRECONDITION_FAILED, detail)
     }
 
@@ -261,7 +268,7 @@ impl Rejection {
     }
 
     pub(crate) fn no_fences(error: Box<dyn Error + Send + Sync>) -> Self {
-        let detail = "it can't be told whether the request is late; try again later";
+        let detail = "the store of fencing tokens is unavailable; try again later";
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         let rejection = Self::new(RejectionKind::FencesUnavailable, unavailable, detail);
         Self { source: Some(error.into()), ..rejection.retriable(None) }
@@ -299,7 +306,7 @@ impl Rejection {
 
     pub(crate) fn no_records(error: Box<dyn Error + Send + Sync>) -> Self {
         let detail =
-            "whether the request was carried out before can't be found out; nothing was done";
+            "the store of answers is unavailable, so the request was not handled; try again later";
         let rejection =
             Self::new(RejectionKind::RecordsUnavailable, StatusCode::SERVICE_UNAVAILABLE, detail);
         Self { source: Some(error.into()), ..rejection.retriable(None) }
@@ -343,7 +350,7 @@ impl From<LockError> for Rejection {
                 Self::new(RejectionKind::Lost, unavailable, detail).retriable(pause)
             }
             ErrorKind::Invalid => {
-                let detail = "the lock was asked for in a way that makes no sense";
+                let detail = "the lock layer has a setting or a key that the lock service refuses";
                 Self::new(RejectionKind::Misconfigured, misconfigured, detail)
             }
             ErrorKind::Closed => Self::closing(),

@@ -12,7 +12,10 @@ use axum::response::Response;
 use axum::routing::any;
 use http::{Request, StatusCode};
 use redlock_core::{Key, Redlock};
-use tower::{Layer, ServiceExt};
+use redlock_tests::eventually;
+use tokio::sync::Semaphore;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_http::timeout::TimeoutLayer;
 use tower_redlock::fencing::MemoryFences;
 use tower_redlock::{
@@ -147,6 +150,29 @@ async fn a_handler_that_lost_a_lock_half_way_is_recorded() {
         assert_eq!(problem(lost).await["type"], "https://docs.rs/tower-redlock/#lock-lost");
     }
     assert_eq!(work.times(), 1);
+}
+
+#[tokio::test]
+async fn a_lock_below_that_is_lost_before_the_handler_begins_is_not_recorded() {
+    let (redlock, store, work) = (Redlock::in_memory(), Store::default(), Work::ungated());
+    let below = RedlockLayer::new(redlock.clone(), |_: &_| "account");
+    let places = Arc::new(Semaphore::new(0));
+    let limit = GlobalConcurrencyLimitLayer::with_semaphore(places);
+    let inside = work.clone();
+    let handler = move |request: Request<Body>| async move { inside.handle(request).await };
+    let layers = ServiceBuilder::new().layer(once(&store)).layer(below).layer(limit);
+    let app = Router::new().route("/", any(handler).layer(layers));
+    let close = async {
+        eventually(SOON, "the lock below is held", async || {
+            redlock.inspect("account").await.unwrap().held
+        })
+        .await;
+        redlock.close(Duration::ZERO).await
+    };
+    let (lost, _) = tokio::join!(send(&app, keyed("k"), ""), close);
+    assert_eq!(problem(lost).await["type"], "https://docs.rs/tower-redlock/#lock-lost");
+    assert_eq!(work.times(), 0);
+    assert!(format!("{store:?}").contains("len: 0"), "{store:?}");
 }
 
 #[test]
