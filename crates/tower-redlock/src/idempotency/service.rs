@@ -266,9 +266,11 @@ async fn save(
 fn unrecorded(id: &RecordId, outcome: &Result<Saved, BoxError>) {
     match outcome {
         Ok(_) => {
-            tracing::warn!(%id, "a request was carried out twice: its lock was lost meanwhile")
+            tracing::warn!(%id, "the handler ran without its lock; a later answer for this key is stored already")
         }
-        Err(error) => tracing::warn!(%id, %error, "a request was carried out and not recorded"),
+        Err(error) => {
+            tracing::warn!(%id, %error, "the handler ran and its answer was not stored; a repeated request runs it again")
+        }
     }
 }
 
