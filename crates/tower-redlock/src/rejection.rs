@@ -1,4 +1,4 @@
-//! What a client is told when it is not let in: a status, and an RFC 9457 problem.
+//! The responses to requests that a layer refuses: a status, and an RFC 9457 problem.
 
 use std::error::Error;
 use std::fmt;
