@@ -66,8 +66,8 @@
 //! The layer checks a request when it comes in, and lets no earlier one in afterwards. It can't
 //! call back a handler that it let in before and that is paused in its middle. Where that matters,
 //! the store that the handler writes to has to check as well, in the same transaction: see
-//! [`redlock_core::fencing`]. Such a handler needs no layer; it takes the [`token`] from the
-//! headers, and answers with [`Rejection::stale_token`].
+//! [`redlock_core::fencing`]. A handler of this kind needs no layer. It reads the [`token`] from the
+//! headers and returns [`Rejection::stale_token`].
 //!
 //! Let in only services that you trust, by whatever authenticates them: whoever can send a token
 //! can shut others out with a large one.

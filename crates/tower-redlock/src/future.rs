@@ -161,7 +161,8 @@ where
                     };
                     match (gone, ready, call.take()) {
                         (Some(reason), _, Some(call)) => {
-                            let rejection = call.owner.settings().rejected(Rejection::lost(reason));
+                            let lost = Rejection::lost(reason).before_the_handler();
+                            let rejection = call.owner.settings().rejected(lost);
                             State::ended(Ok(respond(rejection)), call)
                         }
                         (None, Err(error), Some(call)) => State::ended(Err(error), call),
@@ -175,7 +176,7 @@ where
                         Ok(handled) => handled,
                         Err(error) => match error.try_into_panic() {
                             Ok(panic) => resume_unwind(panic),
-                            Err(_) => Ok(respond(settings.rejected(Rejection::closing()))),
+                            Err(_) => Ok(respond(settings.rejected(Rejection::stopped()))),
                         },
                     });
                 }

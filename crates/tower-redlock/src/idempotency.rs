@@ -45,7 +45,7 @@
 //! | 4 | the first request is in progress: 409 | 423 and `Retry-After`; [`in_progress`](IdempotencyLayer::in_progress) makes it 409; or it [waits](IdempotencyLayer::lock) for the answer |
 //! | 5 | the key was used with another payload: 422 | 422, by a [`Fingerprint`] of method, path, query, body, and [headers](IdempotencyLayer::fingerprint_headers), or [as the service compares](IdempotencyLayer::fingerprint) |
 //! | 6 | a repeated request gets the first answer, a success or an error | both, with `Idempotent-Replayed: true`, whatever the status; [`record_if`](IdempotencyLayer::record_if) changes it |
-//! | 7 | the expiry of keys is published | 24 hours or [as set](IdempotencyLayer::keep_for); each answer says `Idempotency-Expires-In`, in seconds |
+//! | 7 | the expiry of keys is published | 24 hours or [as set](IdempotencyLayer::keep_for); each answer that is recorded has `Idempotency-Expires-In`, in seconds |
 //! | 8 | an expired key is a new one | it is carried out again |
 //! | 9 | keys of several clients don't meet | the caller (a [tenant](IdempotencyLayer::tenant), or the `Authorization` header), the method and the path belong to the key |
 //! | 10 | for methods that are not idempotent | `POST` and `PATCH`, or [as set](IdempotencyLayer::methods) |
@@ -54,10 +54,10 @@
 //!
 //! | | what happens | the answer |
 //! |---|---|---|
-//! | 11 | the body of the request is too large, or breaks off | 413 or 400; nothing was locked |
+//! | 11 | the body of the request is too large, breaks off, or does not arrive [in time](IdempotencyLayer::max_request_wait) | 413, 400 or 408; nothing was locked |
 //! | 12 | the answer is too large to be kept, or a stream that does not [end soon](IdempotencyLayer::max_response_wait) | it is sent; when repeated, 410 with the status that it had, and nothing is done again |
 //! | 13 | the store can't be asked | 503, and nothing was done |
-//! | 14 | the handler ran, and the store can't record it | its answer, and a warning in the log; when repeated, it is carried out again |
+//! | 14 | the handler ran, and the store can't record it | its answer without `Idempotency-Expires-In`, and a warning in the log; when repeated, it is carried out again |
 //! | 15 | the lock service is not there | 503; what was carried out before is answered |
 //! | 16 | the lock is lost meanwhile | 503 `lock-lost`, not recorded; a record that somebody else saved since is never replaced |
 //! | 17 | the client goes away | the handler ends and is recorded: the client gets the answer when it asks again |

@@ -1,4 +1,4 @@
-//! What a request locks: key functions, and what they may return.
+//! Key functions, which derive the key to lock from a request, and their return types.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,16 +18,16 @@ pub(crate) fn is_selected(methods: Option<&[Method]>, method: &Method) -> bool {
     methods.map_or(method != Method::OPTIONS, |methods| methods.contains(method))
 }
 
-/// What a key function may return.
+/// The return types of a key function.
 ///
 /// | type | meaning |
 /// |---|---|
 /// | `String`, `&'static str` | the key; long or unusual input is replaced by its hash, as [`Key::hashed`] does |
 /// | [`Key`] | the key as it is |
 /// | `Option<_>` | `None`: this request locks nothing |
-/// | `Result<_, E>` where `E: Into<KeyRejection>` | `Err`: the request is answered with the rejection |
+/// | `Result<_, E>` where `E: Into<KeyRejection>` | `Err`: the layer responds with the rejection |
 ///
-/// An empty string is refused with 400: it would make all requests wait for each other.
+/// The layer refuses an empty string with 400, because all requests with it would share one lock.
 #[diagnostic::on_unimplemented(
     message = "a key function can't return `{Self}`",
     note = "return `String`, `&'static str`, `Key`, or one of them in an `Option` or `Result`",
@@ -149,7 +149,10 @@ impl<T: IntoResourceKey, E: Into<KeyRejection>> IntoResourceKey for Result<T, E>
 }
 
 /// The value of a header after `header:`, the name and `:`, such as `header:idempotency-key:42`. The
-/// answer is 400 if the header is missing or sent twice, and 500 if no header can have that name.
+/// answer is 400 if the header is missing or sent twice.
+///
+/// The answer is 500 if no header can have that name. With the feature `tracing`, this function then
+/// logs an error, so that the mistake shows when the service starts.
 ///
 /// The value can't name a lock of another kind: a client that sends `account:7` does not lock the
 /// account 7. Two clients may send the same value: use a key function of your own that knows the
@@ -166,6 +169,14 @@ impl<T: IntoResourceKey, E: Into<KeyRejection>> IntoResourceKey for Result<T, E>
 /// ```
 pub fn header(name: &'static str) -> impl Fn(&Parts) -> Result<Key, KeyRejection> + Clone {
     let valid = HeaderName::from_bytes(name.as_bytes()).ok();
+    #[cfg(feature = "tracing")]
+    if valid.is_none() {
+        tracing::error!(
+            header = name,
+            "no header can have this name, so the layer answers each request with 500: \
+             use letters, digits and `-`"
+        );
+    }
     move |parts| {
         let Some(valid) = &valid else {
             let detail = format!("`{name}`, which the lock layer looks for, is no header name");

@@ -66,14 +66,14 @@ pub struct RedlockLayer {
 }
 
 impl RedlockLayer {
-    /// Locks what the key function derives from a request: its URI, headers and extensions.
+    /// Locks the key that the key function derives from the URI, headers and extensions of a request.
     ///
     /// The key function returns a key as `String`, `&'static str` or
     /// [`Key`](redlock_core::Key); in an `Option`, where `None` locks nothing; in a `Result`, whose
     /// error is the answer. See [`IntoResourceKey`], and [`key`](mod@crate::key) for some that are ready to use.
     ///
-    /// The key should name the resource and its tenant: whoever can choose another's key can
-    /// lock it.
+    /// The key should contain the resource and its tenant. Otherwise a client can lock the resources of
+    /// another tenant.
     ///
     /// ```
     /// use axum::{Router, body::Body, routing::post};

@@ -35,8 +35,8 @@
 //!
 //! # Answers
 //!
-//! Bodies are RFC 9457 problems, `application/problem+json`. They never show a key, a token or a
-//! server. [`RedlockLayer::on_rejection`] changes them.
+//! Bodies are RFC 9457 problems, `application/problem+json`, without keys, tokens and the
+//! addresses of servers. [`RedlockLayer::on_rejection`] changes them.
 //!
 //! | what happened | status | `type` |
 //! |---|---|---|
@@ -84,8 +84,9 @@
 //! ```
 //!
 //! ## locked
-//! Somebody else holds the lock. `Retry-After` is the rest of their time to live in seconds,
-//! rounded up; `retry_after_ms` in the body is more exact. They may release it sooner, or renew.
+//! Another request or process holds the lock. `Retry-After` is the rest of its time to live in seconds,
+//! rounded up; `retry_after_ms` in the body is more exact. The holder may release the lock sooner, or
+//! renew it.
 //!
 //! ## lock-unavailable
 //! No majority of the lock servers answered in time. Nothing was done.
@@ -111,8 +112,8 @@
 //! The lock can't be asked for as the layer does, for example with a time to live of zero.
 //!
 //! ## stale-token
-//! The request was sent under a lock that somebody else has got since. Nothing was done. Whoever
-//! sent it has lost the lock, and should begin anew.
+//! Another client has acquired the lock of this request since. Nothing was done. The sender has lost
+//! the lock, and should begin anew.
 //!
 //! ## bad-fencing-token
 //! The request must be sent under a lock, with its token in the header `Fencing-Token`.

@@ -52,6 +52,11 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
 ///   `/{*path}` decodes both to the same parameter, so lock that with a key function of your own.
 /// - `.`, `..`, repeated slashes and a slash at the end stay, because a router keeps them apart. `042`
 ///   and `42` are two paths.
+///
+/// Under axum the path is that of `OriginalUri`, which the outermost router sets once. A layer that
+/// rewrites the URI inside that router does not change the key: two paths that it makes one keep two
+/// keys. Rewrite the URI around the outermost router, or lock `parts.uri.path()` with a key function of
+/// your own.
 #[must_use]
 pub fn normalized(parts: &Parts) -> Cow<'_, str> {
     let path = raw(parts);

@@ -183,7 +183,12 @@ impl<S: fmt::Debug, F> fmt::Debug for ReadBodyService<S, F> {
     }
 }
 
-async fn read<B>(body: B, max_bytes: usize, within: Duration) -> Result<WholeBody, Rejection>
+/// Reads a whole body, bounded in size and time. A body that is in memory is never late.
+pub(crate) async fn read<B>(
+    body: B,
+    max_bytes: usize,
+    within: Duration,
+) -> Result<WholeBody, Rejection>
 where
     B: Body<Error: Into<BoxError>>,
 {
@@ -218,6 +223,12 @@ where
 pub struct WholeBody {
     bytes: Option<Bytes>,
     trailers: Option<HeaderMap>,
+}
+
+impl WholeBody {
+    pub(crate) fn into_parts(self) -> (Bytes, HeaderMap) {
+        (self.bytes.unwrap_or_default(), self.trailers.unwrap_or_default())
+    }
 }
 
 impl Body for WholeBody {

@@ -1,4 +1,4 @@
-//! What a client is told when it is not let in: a status, and an RFC 9457 problem.
+//! The responses to requests that a layer refuses: a status, and an RFC 9457 problem.
 
 use std::error::Error;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
-use redlock_core::{ErrorKind, LockError, LostReason, NodeAnswer, NodeReport};
+use redlock_core::{ErrorKind, LockError, LostReason};
 
 use crate::key::KeyRejection;
 
@@ -103,8 +103,10 @@ impl RejectionKind {
     }
 }
 
-/// A request that got no lock, or lost it, here or on its way. Turns into a response: by default an RFC 9457 problem
-/// that never shows the key, a token or the address of a server.
+/// The response for a request whose lock was not acquired or was lost, or which a layer refused.
+///
+/// The default response is an RFC 9457 problem. It never contains the key, a token or the address of a
+/// server.
 ///
 /// ```json
 /// {
@@ -123,6 +125,7 @@ pub struct Rejection {
     retry_after: Option<Duration>,
     source: Option<Arc<dyn Error + Send + Sync>>,
     render: Option<Render>,
+    nothing_done: bool,
 }
 
 /// Makes the response of a rejection, where [`RedlockLayer::on_rejection`] changed it.
@@ -207,8 +210,7 @@ impl Rejection {
     }
 
     fn marked(&self, mut response: Response<Bytes>) -> Response<Bytes> {
-        // A lock is lost while a handler runs, and a response that was not kept had one.
-        if !matches!(self.kind, RejectionKind::Lost | RejectionKind::AnswerNotKept) {
+        if self.nothing_done {
             response.extensions_mut().insert(NothingDone);
         }
         response
@@ -221,7 +223,9 @@ impl Rejection {
 
     fn new(kind: RejectionKind, status: StatusCode, detail: impl Into<String>) -> Self {
         let detail = detail.into();
-        Self { kind, status, detail, retry_after: None, source: None, render: None }
+        // A lock is lost while a handler runs, and an answer that was not kept had a handler.
+        let nothing_done = !matches!(kind, RejectionKind::Lost | RejectionKind::AnswerNotKept);
+        Self { kind, status, detail, retry_after: None, source: None, render: None, nothing_done }
     }
 
     fn retriable(mut self, pause: Option<Duration>) -> Self {
@@ -234,6 +238,11 @@ impl Rejection {
         Self::new(RejectionKind::Lost, StatusCode::SERVICE_UNAVAILABLE, detail).retriable(None)
     }
 
+    /// The rejection of a request whose handler did not begin.
+    pub(crate) fn before_the_handler(self) -> Self {
+        Self { nothing_done: true, ..self }
+    }
+
     #[cfg(feature = "axum")]
     pub(crate) fn missing_layer() -> Self {
         let detail = "this handler takes `Locked<_>` or `LockScope`, which need `tower_redlock::RedlockLayer` \
@@ -242,7 +251,7 @@ impl Rejection {
     }
 
     pub(crate) fn request_over() -> Self {
-        let detail = "the request whose locks these are is over";
+        let detail = "the request of this lock scope has ended";
         Self::new(RejectionKind::Lost, StatusCode::SERVICE_UNAVAILABLE, detail).retriable(None)
     }
 
@@ -250,7 +259,7 @@ impl Rejection {
     /// handlers that check it themselves: 412.
     #[must_use]
     pub fn stale_token() -> Self {
-        let detail = "the lock that this request was sent under has passed on to another";
+        let detail = "a newer lock on this resource replaced the lock of this request";
         Self::new(RejectionKind::StaleToken, StatusCode::PRECONDITION_FAILED, detail)
     }
 
@@ -259,7 +268,7 @@ impl Rejection {
     }
 
     pub(crate) fn no_fences(error: Box<dyn Error + Send + Sync>) -> Self {
-        let detail = "it can't be told whether the request is late; try again later";
+        let detail = "the store of fencing tokens is unavailable; try again later";
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         let rejection = Self::new(RejectionKind::FencesUnavailable, unavailable, detail);
         Self { source: Some(error.into()), ..rejection.retriable(None) }
@@ -297,7 +306,7 @@ impl Rejection {
 
     pub(crate) fn no_records(error: Box<dyn Error + Send + Sync>) -> Self {
         let detail =
-            "whether the request was carried out before can't be found out; nothing was done";
+            "the store of answers is unavailable, so the request was not handled; try again later";
         let rejection =
             Self::new(RejectionKind::RecordsUnavailable, StatusCode::SERVICE_UNAVAILABLE, detail);
         Self { source: Some(error.into()), ..rejection.retriable(None) }
@@ -314,6 +323,13 @@ impl Rejection {
     pub(crate) fn closing() -> Self {
         let detail = "the service is closing and acquires no more locks; try again later";
         Self::new(RejectionKind::Closing, StatusCode::SERVICE_UNAVAILABLE, detail).retriable(None)
+    }
+
+    /// The response for a handler that began and was dropped with its runtime.
+    pub(crate) fn stopped() -> Self {
+        let detail = "the service is closing and stopped the request; part of its work may be done";
+        let rejection = Self::new(RejectionKind::Closing, StatusCode::SERVICE_UNAVAILABLE, detail);
+        Self { nothing_done: false, ..rejection.retriable(None) }
     }
 }
 
@@ -334,7 +350,7 @@ impl From<LockError> for Rejection {
                 Self::new(RejectionKind::Lost, unavailable, detail).retriable(pause)
             }
             ErrorKind::Invalid => {
-                let detail = "the lock was asked for in a way that makes no sense";
+                let detail = "the lock layer has a setting or a key that the lock service refuses";
                 Self::new(RejectionKind::Misconfigured, misconfigured, detail)
             }
             ErrorKind::Closed => Self::closing(),
@@ -342,7 +358,7 @@ impl From<LockError> for Rejection {
                 let detail = "the lock service answers too late; try again later";
                 Self::new(RejectionKind::Unavailable, unavailable, detail).retriable(pause)
             }
-            _ if is_quarantined(error.nodes()) => {
+            _ if error.is_quarantined() => {
                 let detail = "the lock service waits until locks that it may have forgotten have \
                               expired; try again later";
                 Self::new(RejectionKind::Quarantined, unavailable, detail).retriable(pause)
@@ -354,17 +370,6 @@ impl From<LockError> for Rejection {
         };
         Self { source: Some(Arc::new(error)), ..rejection }
     }
-}
-
-/// Whether a majority would vote but for the quarantine.
-fn is_quarantined(nodes: &[NodeReport]) -> bool {
-    use NodeAnswer::{Granted, Held, NotHeld, Quarantined};
-    let count = |is_counted: fn(&NodeAnswer) -> bool| {
-        nodes.iter().filter(|report| is_counted(&report.answer)).count()
-    };
-    let quarantined = count(|answer| matches!(answer, Quarantined { .. }));
-    let voted = count(|answer| matches!(answer, Granted | Held { .. } | NotHeld));
-    quarantined > 0 && voted + quarantined > nodes.len() / 2
 }
 
 impl From<KeyRejection> for Rejection {
@@ -456,6 +461,24 @@ mod tests {
         assert_eq!(rejection.kind(), RejectionKind::Misconfigured);
         assert_eq!(rejection.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(rejection.retry_after(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quarantine_is_told_apart_while_a_server_has_not_answered_yet() {
+        let cluster = redlock_core::testing::Cluster::new(3);
+        let redlock = cluster.redlock();
+        redlock.lock("k").await.unwrap().release().await;
+        cluster.node(0).restart_empty();
+        cluster.node(1).pause();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // After one timeout the client fails commands to the paused server at once.
+        assert!(redlock.try_lock("k").await.unwrap_err().is_quarantined());
+        cluster.node(2).delay(Duration::from_millis(20));
+        let error = redlock.try_lock("k").await.unwrap_err();
+        let answers: Vec<_> = error.nodes().iter().map(|report| &report.answer).collect();
+        assert!(answers.contains(&&redlock_core::NodeAnswer::NoAnswer), "{answers:?}");
+        assert!(error.is_quarantined(), "{error}");
+        assert_eq!(Rejection::from(error).kind(), RejectionKind::Quarantined);
     }
 
     #[test]

@@ -177,7 +177,7 @@ async fn a_stream_that_is_reset_while_it_waits_leaves_the_line() {
     }
     gate.open();
     assert_eq!(first.await.unwrap().unwrap().status(), StatusCode::OK);
-    // Whoever comes now is next, and not behind twenty that are gone.
+    // The next request does not wait behind twenty whose clients are gone.
     let next = tokio::time::timeout(SOON, client.send_request(payment(address))).await;
     assert_eq!(next.expect("its turn").unwrap().status(), StatusCode::OK);
     fleet.eventually_empty(SOON).await;

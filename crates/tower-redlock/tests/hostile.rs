@@ -129,7 +129,7 @@ async fn a_body_that_is_not_read_holds_its_lock_until_max_hold_and_no_longer() {
     assert!(redlock.try_lock("header:idempotency-key:k").await.unwrap_err().is_contended());
     redlock.lock("header:idempotency-key:k").wait(SOON).await.unwrap().release().await;
 
-    // Whoever reads on finds no end of it, but a broken connection.
+    // The connection breaks, so that a reader does not take the part for the whole.
     let rest = tokio::time::timeout(SOON, stalled.read_to_end(&mut Vec::new())).await.unwrap();
     assert!(rest.is_err() || rest.is_ok_and(|length| length > 0));
 }

@@ -154,8 +154,9 @@ async fn an_outage_is_one_warning_and_its_end_one_line_with_counts() {
         .route("/mistaken", post(|| async {}).layer(mistaken))
         .route("/endless", post(|| async {}).layer(endless));
     let lines = log.lines(&mut seen);
-    assert_eq!(levels(&lines), [1, 0, 0, 0], "when the layer is built: {lines:#?}");
-    assert!(lines[0].contains("error=ttl = "), "{lines:#?}");
+    assert_eq!(levels(&lines), [2, 0, 0, 0], "when the layers are built: {lines:#?}");
+    assert!(lines[0].contains("header=\"no name\""), "{lines:#?}");
+    assert!(lines[1].contains("error=ttl = "), "{lines:#?}");
     for path in ["/missing", "/mistaken", "/endless"] {
         let response = send(broken.clone(), Request::post(path)).await;
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR, "{path}");

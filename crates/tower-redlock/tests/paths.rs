@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Path;
 use axum::routing::{any, post};
 use http::{Request, StatusCode};
 use redlock_core::Redlock;
 use support::{Gate, send, text};
+use tower::util::MapRequestLayer;
+use tower::{Layer, ServiceExt};
 use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};
 use tower_redlock::{FenceLayer, LockScope, MemoryFences, RedlockLayer, fencing, key};
 
@@ -119,6 +122,34 @@ async fn two_requests_have_one_key_exactly_if_the_router_decodes_one_parameter()
         assert_eq!(of_key, decoded, "{key:?}, {path}, seed {seed}");
     }
     assert!(keys.len() < 3_000, "some parameters came twice");
+}
+
+#[tokio::test]
+async fn a_rewritten_path_is_one_key_around_the_outermost_router_and_two_inside_it() {
+    let without_slash = |mut request: Request<Body>| {
+        let path = request.uri().path().trim_end_matches('/').parse().unwrap();
+        *request.uri_mut() = path;
+        request
+    };
+    let orders = || {
+        let lock = RedlockLayer::new(Redlock::in_memory(), key::path());
+        let handler = |scope: LockScope| async move {
+            scope.lease().unwrap().key().as_bytes().escape_ascii().to_string()
+        };
+        Router::new().route("/orders/{id}", any(handler)).layer(lock)
+    };
+    let rewrite = MapRequestLayer::new(without_slash);
+    let inside = Router::new().fallback_service(rewrite.layer(orders()));
+    let around = Router::new().merge(orders());
+    for (path, of_inside) in
+        [("/orders/42", "path:/orders/42"), ("/orders/42/", "path:/orders/42/")]
+    {
+        let request = || Request::post(path).body(Body::empty()).unwrap();
+        let key = text(inside.clone().oneshot(request()).await.unwrap()).await;
+        assert_eq!(key, of_inside);
+        let key = text(rewrite.layer(around.clone()).oneshot(request()).await.unwrap()).await;
+        assert_eq!(key, "path:/orders/42");
+    }
 }
 
 #[tokio::test]

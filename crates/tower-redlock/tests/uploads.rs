@@ -182,6 +182,31 @@ async fn trailers_of_a_request_arrive_with_its_body() {
 }
 
 #[tokio::test]
+async fn a_body_with_trailers_has_no_exact_length_and_one_without_has() {
+    for (trailers, exact) in [(Vec::new(), Some(4)), (vec![("digest", "abc")], None)] {
+        let trailers: HeaderMap = trailers
+            .into_iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect();
+        let is_last = trailers.is_empty();
+        let mut frames = vec![Frame::data(Bytes::from_static(b"body"))];
+        frames.extend(Some(trailers).filter(|trailers| !trailers.is_empty()).map(Frame::trailers));
+        let check = service_fn(move |request: Request<WholeBody>| async move {
+            let mut body = request.into_body();
+            let hint = http_body::Body::size_hint(&body);
+            assert_eq!((hint.lower(), hint.exact()), (4, exact));
+            assert!(body.frame().await.unwrap().unwrap().is_data());
+            assert_eq!(http_body::Body::is_end_stream(&body), is_last);
+            assert_eq!(body.collect().await.unwrap().trailers().is_none(), is_last);
+            Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::new())))
+        });
+        let service = ReadBodyLayer::with_body(100, SOON, |body| body).layer(check);
+        let body = StreamBody::new(stream::iter(frames.into_iter().map(Ok::<_, Infallible>)));
+        service.oneshot(Request::new(body)).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_slow_body_takes_no_place_of_a_limit_under_the_layer() {
     let handler = service_fn(|_: Request<Body>| async {
         Ok::<_, Infallible>(http::Response::new(Body::empty()))

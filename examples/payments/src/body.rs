@@ -8,6 +8,9 @@ use serde_json::error::Category;
 
 use crate::problem::Problem;
 
+/// The number of characters of an error of serde that the client gets.
+const SHOWN: usize = 600;
+
 /// Reads a JSON object, whatever content type is declared: `curl -d` declares a form.
 ///
 /// An array is refused, although serde reads a struct from its elements.
@@ -39,5 +42,7 @@ fn unreadable(error: &serde_json::Error) -> Problem {
         Category::Data => StatusCode::UNPROCESSABLE_ENTITY,
         Category::Io | Category::Syntax | Category::Eof => StatusCode::BAD_REQUEST,
     };
-    Problem::new(status, format!("the body is not what this endpoint takes: {error}"))
+    // The error of serde repeats the value that it refuses, which may be the whole body.
+    let shown: String = error.to_string().chars().take(SHOWN).collect();
+    Problem::new(status, format!("this endpoint can't read the body: {shown}"))
 }

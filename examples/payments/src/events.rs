@@ -27,7 +27,7 @@ pub(crate) async fn events(
     Query(Listener { tenant }): Query<Listener>,
 ) -> Result<Response, Problem> {
     let Some(reader) = feed.subscribe(tenant) else {
-        let detail = "as many clients listen to the events as this service allows; try again later";
+        let detail = "the service has no free place for another event stream; try again later";
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(5));
     };
     let frames = stream::unfold(reader, async |mut reader| {

@@ -58,7 +58,7 @@ pub(crate) struct Answered {
     pub(crate) took_ms: u64,
 }
 
-/// Who holds a lock.
+/// The request that holds a lock.
 struct Holder {
     tenant: Tenant,
     key: String,

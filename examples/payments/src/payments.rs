@@ -60,8 +60,8 @@ pub(crate) async fn charge(
     delay: Option<Duration>,
     fence: Fence,
 ) -> Result<Answer, Problem> {
-    // Whoever dies here has charged and not noted it. The provider knows the id of the payment:
-    // asked again, it does nothing.
+    // A process that dies here has charged and not recorded it. A repeated charge does nothing, because
+    // the provider has the id of the payment.
     provider.charge(payment_id, payment, delay).await?;
     let charged = json!({
         "payment_id": payment_id,

@@ -112,7 +112,7 @@ pub(crate) async fn instead_of_text(response: Response) -> Response {
     let (mut parts, body) = response.into_parts();
     let text = to_bytes(body, MAX_TEXT).await.unwrap_or_default();
     let detail = match String::from_utf8_lossy(&text).into_owned() {
-        empty if empty.is_empty() => "this service has nothing to say to that".into(),
+        empty if empty.is_empty() => "the service refused the request without a reason".into(),
         text => text,
     };
     parts.headers.remove(CONTENT_LENGTH);

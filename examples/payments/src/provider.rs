@@ -29,6 +29,9 @@ const DELAY: HeaderName = HeaderName::from_static("x-provider-delay");
 /// The longest delay that a simulated provider accepts.
 const MAX_DELAY: Duration = Duration::from_secs(30);
 
+/// The number of characters of a refused header that its error repeats.
+const SHOWN: usize = 80;
+
 /// The delay that a request sets with the header `x-provider-delay`. A provider of real money ignores it.
 #[derive(Debug)]
 pub(crate) struct ProviderDelay(pub(crate) Option<Duration>);
@@ -43,8 +46,9 @@ impl<S: Sync> FromRequestParts<S> for ProviderDelay {
             Ok(delay) if delay <= MAX_DELAY => Ok(Self(Some(delay))),
             _ => {
                 let most = MAX_DELAY.as_millis();
+                let shown: String = value.chars().take(SHOWN).collect();
                 let detail = format!(
-                    "the header `{DELAY}` is `{value}`: send a number of milliseconds from 0 to {most}"
+                    "the header `{DELAY}` is `{shown}`: send a number of milliseconds from 0 to {most}"
                 );
                 Err(Problem::new(StatusCode::BAD_REQUEST, detail))
             }

@@ -1,7 +1,7 @@
-//! Payments that were cut off are finished without anybody asking.
+//! Finishes payments that were cut off, without a request of the client.
 //!
-//! A process that died between the charge and the record has left a payment in progress. Whoever
-//! sends it again finishes it; if nobody does, this does, under the same lock as a request.
+//! A process that died between the charge and the record has left a payment in progress. A repeated
+//! request finishes the payment. Without one, this module does, under the same lock as a request.
 
 use std::time::Duration;
 

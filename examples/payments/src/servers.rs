@@ -1,4 +1,4 @@
-//! Redis servers of our own: `--with-redis 3`. They keep nothing, and end with this process.
+//! Redis servers of our own: `--with-redis 3`. The servers keep nothing, and end with this process.
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
@@ -83,7 +83,7 @@ impl Servers {
         let mut shell = Command::new("sh")
             .args(["-c", LEASH, "redis-server"])
             .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-            // They write no file.
+            // The servers write no file.
             .args(["--save", "", "--appendonly", "no", "--dir"])
             .arg(std::env::temp_dir())
             .stdin(Stdio::piped())

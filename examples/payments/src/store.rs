@@ -89,7 +89,7 @@ impl Store {
             if let Some((status, body)) = status.and_then(status_code).zip(response) {
                 return Ok(Begun::Finished(Answer { status, body }));
             }
-            // Whoever began it can't finish it from here on.
+            // The request that began the payment can't finish it from here on.
             let taken_up = query("UPDATE payments SET fence = $2 WHERE id = $1 AND fence <= $2");
             fenced(taken_up.bind(&payment_id).bind(fence), &mut transaction).await?;
             transaction.commit().await?;

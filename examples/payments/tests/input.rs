@@ -48,6 +48,14 @@ async fn only_a_json_object_is_a_body(database: Database) {
             problem(service.send(post(), body).await, 400);
         }
     }
+    for body in [
+        format!(r#"{{"account":"alice","amount_cents":"{}"}}"#, "\u{1}".repeat(10_000)),
+        format!(r#"{{"account":"alice","amount_cents":"{}"}}"#, "5".repeat(10_000)),
+    ] {
+        let request = Request::post("/payments").header("idempotency-key", "k");
+        let (status, _, detail) = service.send(request, body).await;
+        assert!([400, 422].contains(&status) && detail.len() < 2_000, "{} bytes", detail.len());
+    }
     assert_eq!(service.balance("alice").await, (100_000, 0));
 }
 
@@ -128,6 +136,8 @@ async fn a_provider_delay_is_a_number_of_milliseconds_up_to_a_limit(database: Da
         assert!(detail.contains("x-provider-delay") && detail.contains("30000"), "{detail}");
         assert!(detail.contains(delay), "{detail}");
     }
+    let detail = problem(pay(&"9".repeat(10_000)).await, 400);
+    assert!(detail.contains("`9999") && detail.len() < 400, "{} bytes", detail.len());
     assert_eq!(service.balance("alice").await, (100_000, 0));
     assert_eq!(pay("1").await.0, 201);
 }

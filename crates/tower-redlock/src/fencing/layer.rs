@@ -90,8 +90,11 @@ impl FenceLayer {
         Self { settings: Settings { observe, key_fn, methods: None, render: None, outage } }
     }
 
-    /// Checks only requests with these methods. Default: all but `OPTIONS`, because a CORS preflight
-    /// carries no token.
+    /// Checks only requests with these methods. The key function is not called for others, which reach
+    /// the handler unchecked.
+    ///
+    /// Default: all but `OPTIONS`, because a CORS preflight carries no token. Name the methods if a
+    /// handler works on every method, as axum's `any` does.
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.settings.methods = Some(methods.into_iter().collect());
         self

@@ -61,6 +61,7 @@ use crate::settings::Disconnect;
 /// | [`fingerprint_headers`](Self::fingerprint_headers) | none |
 /// | [`fingerprint`](Self::fingerprint) | query and body; multipart without its boundary |
 /// | [`max_request_body`](Self::max_request_body) | 2 MiB |
+/// | [`max_request_wait`](Self::max_request_wait) | 10 seconds |
 /// | [`max_response_body`](Self::max_response_body) | 1 MiB |
 /// | [`max_response_wait`](Self::max_response_wait) | 1 second |
 /// | [`lock`](Self::lock) | as [`RedlockLayer`], with [`Disconnect::Detach`] |
@@ -307,6 +308,39 @@ impl<T> IdempotencyLayer<T> {
     /// Default: 2 MiB.
     pub fn max_request_body(self, bytes: usize) -> Self {
         self.set(|settings| settings.max_request_body = bytes)
+    }
+
+    /// For how long the layer reads the body of a request, from when the request comes in. A body that
+    /// is not complete by then is answered with 408; nothing was locked. `Duration::MAX` is no limit.
+    /// Default: 10 seconds.
+    ///
+    /// A [`ReadBodyLayer`](crate::ReadBodyLayer) above this layer has a limit of its own, and hands over
+    /// a body that is complete.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use axum::{Router, body::Body, routing::post};
+    /// use futures_util::stream;
+    /// use http::{Request, StatusCode};
+    /// use redlock_core::Redlock;
+    /// use tower::ServiceExt;
+    /// use tower_redlock::idempotency::{IdempotencyLayer, MemoryRecords};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn pay() {}
+    /// let once = IdempotencyLayer::new(Redlock::in_memory(), MemoryRecords::new())
+    ///     .max_request_wait(Duration::from_millis(20));
+    /// let app: Router = Router::new().route("/payments", post(pay)).layer(once);
+    ///
+    /// let endless = Body::from_stream(stream::pending::<Result<&[u8], std::io::Error>>());
+    /// let request = Request::post("/payments").header("idempotency-key", "order-1").body(endless)?;
+    /// assert_eq!(app.oneshot(request).await?.status(), StatusCode::REQUEST_TIMEOUT);
+    /// # Ok(()) }
+    /// ```
+    pub fn max_request_wait(self, wait: Duration) -> Self {
+        self.set(|settings| settings.max_request_wait = wait)
     }
 
     /// How many bytes of an answer are recorded. A larger one is sent as it is, and only its status

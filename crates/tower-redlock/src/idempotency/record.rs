@@ -67,13 +67,8 @@ impl Record {
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers.clone();
         response.headers_mut().insert(super::REPLAYED, HeaderValue::from_static("true"));
-        self.publish_expiry(response.headers_mut());
+        publish_expiry(self.expires_at, response.headers_mut());
         Some(response)
-    }
-
-    pub(super) fn publish_expiry(&self, headers: &mut HeaderMap) {
-        let left = self.expires_at.saturating_sub(unix_seconds(Duration::ZERO));
-        headers.insert(super::EXPIRES_IN, left.into());
     }
 }
 
@@ -86,6 +81,12 @@ impl fmt::Debug for Record {
             .field("expires_at", &self.expires_at)
             .finish_non_exhaustive()
     }
+}
+
+/// Names the seconds that a record is still kept, in the headers of its answer.
+pub(super) fn publish_expiry(expires_at: u64, headers: &mut HeaderMap) {
+    let left = expires_at.saturating_sub(unix_seconds(Duration::ZERO));
+    headers.insert(super::EXPIRES_IN, left.into());
 }
 
 fn kept(mut headers: HeaderMap) -> HeaderMap {

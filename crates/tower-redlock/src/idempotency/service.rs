@@ -17,9 +17,10 @@ use tower_service::Service;
 
 use super::body::BufferedBody;
 use super::key::{Fingerprint, RecordId};
-use super::record::{Record, RecordStore, Saved};
+use super::record::{Record, RecordStore, Saved, publish_expiry};
 use super::settings::Settings;
 use crate::body::ResponseBody;
+use crate::read_body;
 use crate::rejection::Rejection;
 use crate::scope::LockScope;
 use crate::service::RedlockService;
@@ -68,7 +69,6 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
-        let mut body = BufferedBody::unread(body);
         // The service that was polled ready is the one to call; its clone may not be ready.
         let unready = self.locked.clone();
         let mut locked = mem::replace(&mut self.locked, unready);
@@ -81,18 +81,17 @@ where
                 Ok(None) => {
                     let inner = &mut locked.inner_mut().inner;
                     poll_fn(|cx| inner.poll_ready(cx)).await?;
-                    let response = inner.call(Request::from_parts(parts, body)).await?;
+                    let request = Request::from_parts(parts, BufferedBody::unread(body));
+                    let response = inner.call(request).await?;
                     return Ok(response.map(BufferedBody::unread).map(ResponseBody::inner));
                 }
                 Err(rejection) => return refuse(rejection),
             };
-            // Before anything is locked: a slow upload holds no lock.
-            let max = settings.max_request_body;
-            if let Err(error) = body.read(max).await {
-                return refuse(Rejection::broken_body(error.into()));
-            }
-            let Some((bytes, _)) = body.as_whole() else {
-                return refuse(Rejection::body_too_large(max));
+            // Before the lock is acquired: a slow upload holds no lock.
+            let (max, within) = (settings.max_request_body, settings.max_request_wait);
+            let (bytes, trailers) = match read_body::read(body, max, within).await {
+                Ok(body) => body.into_parts(),
+                Err(rejection) => return refuse(rejection),
             };
             let fingerprint = settings.fingerprint(&parts, &bytes);
             // A recorded answer needs no lock.
@@ -101,6 +100,7 @@ where
             }
             parts.extensions.insert(id);
             parts.extensions.insert(fingerprint);
+            let body = BufferedBody::whole(bytes, trailers);
             locked.call(Request::from_parts(parts, body)).await
         })
     }
@@ -232,8 +232,10 @@ impl<S, T: RecordStore> Recording<S, T> {
         }
         let kept = if broken { None } else { body.as_whole() };
         let record = settings.record(fingerprint, &parts, kept);
-        record.publish_expiry(&mut parts.headers);
-        save(&*store, &id, record, scope).await;
+        let expires_at = record.expires_at;
+        if save(&*store, &id, record, scope).await {
+            publish_expiry(expires_at, &mut parts.headers);
+        }
         Ok(match broken {
             false => Response::from_parts(parts, body),
             true => refused(&settings, Rejection::answer_not_kept(parts.status)),
@@ -241,13 +243,22 @@ impl<S, T: RecordStore> Recording<S, T> {
     }
 }
 
-/// The request was carried out: whether or not that could be recorded, its answer is true.
-async fn save(store: &impl RecordStore, id: &RecordId, record: Record, scope: Option<LockScope>) {
+/// Saves a record and returns whether the store keeps it. The request was handled in either case, so
+/// its answer is sent in either case.
+async fn save(
+    store: &impl RecordStore,
+    id: &RecordId,
+    record: Record,
+    scope: Option<LockScope>,
+) -> bool {
     let lease = scope.as_ref().and_then(LockScope::lease);
     let token = lease.and_then(|lease| lease.fencing_token());
     match store.save(id, record, token).await {
-        Ok(Saved::Saved) => {}
-        outcome => unrecorded(id, &outcome),
+        Ok(Saved::Saved) => true,
+        outcome => {
+            unrecorded(id, &outcome);
+            false
+        }
     }
 }
 
@@ -255,9 +266,11 @@ async fn save(store: &impl RecordStore, id: &RecordId, record: Record, scope: Op
 fn unrecorded(id: &RecordId, outcome: &Result<Saved, BoxError>) {
     match outcome {
         Ok(_) => {
-            tracing::warn!(%id, "a request was carried out twice: its lock was lost meanwhile")
+            tracing::warn!(%id, "the handler ran without its lock; a later answer for this key is stored already")
         }
-        Err(error) => tracing::warn!(%id, %error, "a request was carried out and not recorded"),
+        Err(error) => {
+            tracing::warn!(%id, %error, "the handler ran and its answer was not stored; a repeated request runs it again")
+        }
     }
 }
 

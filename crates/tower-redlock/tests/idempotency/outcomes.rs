@@ -12,13 +12,18 @@ use axum::response::Response;
 use axum::routing::any;
 use http::{Request, StatusCode};
 use redlock_core::{Key, Redlock};
-use tower::{Layer, ServiceExt};
+use redlock_tests::eventually;
+use tokio::sync::Semaphore;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_http::timeout::TimeoutLayer;
 use tower_redlock::fencing::MemoryFences;
-use tower_redlock::{FenceLayer, LockResource, LockScope, Locked, RedlockLayer, Rejection};
+use tower_redlock::{
+    Disconnect, FenceLayer, LockResource, LockScope, Locked, Lost, RedlockLayer, Rejection,
+};
 
 use crate::support::{problem, text};
-use crate::{Store, Work, is_replayed, keyed, once, send};
+use crate::{SOON, Store, Work, is_replayed, keyed, once, send};
 
 #[tokio::test(start_paused = true)]
 async fn a_timeout_below_the_layer_is_recorded_for_every_status_that_it_may_answer_with() {
@@ -144,6 +149,67 @@ async fn a_handler_that_lost_a_lock_half_way_is_recorded() {
         assert_eq!(is_replayed(&lost), replayed);
         assert_eq!(problem(lost).await["type"], "https://docs.rs/tower-redlock/#lock-lost");
     }
+    assert_eq!(work.times(), 1);
+}
+
+#[tokio::test]
+async fn a_lock_below_that_is_lost_before_the_handler_begins_is_not_recorded() {
+    let (redlock, store, work) = (Redlock::in_memory(), Store::default(), Work::ungated());
+    let below = RedlockLayer::new(redlock.clone(), |_: &_| "account");
+    let places = Arc::new(Semaphore::new(0));
+    let limit = GlobalConcurrencyLimitLayer::with_semaphore(places);
+    let inside = work.clone();
+    let handler = move |request: Request<Body>| async move { inside.handle(request).await };
+    let layers = ServiceBuilder::new().layer(once(&store)).layer(below).layer(limit);
+    let app = Router::new().route("/", any(handler).layer(layers));
+    let close = async {
+        eventually(SOON, "the lock below is held", async || {
+            redlock.inspect("account").await.unwrap().held
+        })
+        .await;
+        redlock.close(Duration::ZERO).await
+    };
+    let (lost, _) = tokio::join!(send(&app, keyed("k"), ""), close);
+    assert_eq!(problem(lost).await["type"], "https://docs.rs/tower-redlock/#lock-lost");
+    assert_eq!(work.times(), 0);
+    assert!(format!("{store:?}").contains("len: 0"), "{store:?}");
+}
+
+#[test]
+fn a_detached_handler_below_that_ends_with_its_runtime_is_recorded() {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let work = Work::default();
+    let below = RedlockLayer::new(Redlock::in_memory(), |_: &_| "account");
+    // The layer itself outlives the runtime of the handler.
+    let once = once(&Store::default())
+        .lock(|lock| lock.on_disconnect(Disconnect::Cancel).on_lost(Lost::Continue));
+    let inside = work.clone();
+    let handler = move |_: Request<Body>| async move {
+        inside.done.fetch_add(1, Ordering::SeqCst);
+        inside.gate.pass().await;
+    };
+    let app = Router::new()
+        .route("/", any(handler))
+        .layer(below.on_disconnect(Disconnect::Detach))
+        .layer(once);
+
+    let (first, second) = (runtime(), runtime());
+    let mut answer = Box::pin(send(&app, keyed("k"), ""));
+    first.block_on(async {
+        tokio::select! {
+            _ = &mut answer => panic!("the handler is at the gate"),
+            () = work.gate.entered() => {}
+        }
+    });
+    first.shutdown_timeout(SOON);
+    let stopped = second.block_on(answer);
+    assert_eq!((stopped.status(), is_replayed(&stopped)), (StatusCode::SERVICE_UNAVAILABLE, false));
+    let stopped = second.block_on(problem(stopped));
+    assert_eq!(stopped["type"], "https://docs.rs/tower-redlock/#closing");
+
+    work.gate.open();
+    let again = second.block_on(send(&app, keyed("k"), ""));
+    assert_eq!((again.status(), is_replayed(&again)), (StatusCode::SERVICE_UNAVAILABLE, true));
     assert_eq!(work.times(), 1);
 }
 

@@ -13,11 +13,12 @@ use futures_util::future::join_all;
 use http::{Method, Request, StatusCode, header};
 use redlock_core::{Config, FencingToken, Key, Redlock, Safety};
 use redlock_tests::Fleet;
+use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_redlock::idempotency::{
     EXPIRES_IN, IdempotencyLayer, MemoryRecords, Record, RecordId, RecordStore, Saved,
 };
-use tower_redlock::{KeyRejection, LockScope};
+use tower_redlock::{KeyRejection, LockScope, ReadBodyLayer};
 
 use crate::support::{problem, text};
 use crate::{SOON, Store, Work, is_replayed, keyed, once, send};
@@ -230,6 +231,50 @@ async fn row_11_a_body_that_is_too_large_or_breaks_off_locks_nothing() {
     // One that may be has to be locked, and nothing can be.
     assert_eq!(send(&app, keyed("k"), "1234").await.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(work.times(), 0);
+}
+
+/// One byte every four seconds, without an end.
+fn trickle() -> Body {
+    let bytes = futures_util::stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        Some((Ok::<_, std::io::Error>(Bytes::from_static(b"1")), ()))
+    });
+    Body::from_stream(bytes)
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_11_a_body_that_trickles_in_is_408_after_ten_seconds_and_locks_nothing() {
+    let work = Work::ungated();
+    let redlock = Redlock::in_memory();
+    redlock.close(Duration::ZERO).await;
+    let app = work.app(IdempotencyLayer::new(redlock, Store::default()));
+    let start = tokio::time::Instant::now();
+    let late = send(&app, keyed("k"), trickle()).await;
+    assert_eq!(late.status(), StatusCode::REQUEST_TIMEOUT);
+    assert_eq!(start.elapsed().as_secs(), 10);
+    let problem = problem(late).await;
+    assert_eq!(problem["type"], "https://docs.rs/tower-redlock/#bad-body");
+    assert_eq!(problem["detail"], "the body of the request did not arrive within 10s");
+    assert_eq!(work.times(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_11_a_body_that_is_slow_arrives_if_the_wait_has_no_limit() {
+    let slow =
+        || Body::from_stream(futures_util::StreamExt::take(trickle().into_data_stream(), 20));
+    for (wait, status) in [(Duration::MAX, 201), (Duration::from_secs(79), 408)] {
+        let app = Work::ungated().app(once(&Store::default()).max_request_wait(wait));
+        let request = keyed("k").body(slow()).unwrap();
+        assert_eq!(app.oneshot(request).await.unwrap().status().as_u16(), status);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn row_11_a_body_that_another_layer_has_read_is_never_late() {
+    let app = Work::ungated().app(once(&Store::default()).max_request_wait(Duration::ZERO));
+    let app = app.layer(ReadBodyLayer::new(100, Duration::from_secs(100)));
+    let slow = Body::from_stream(futures_util::StreamExt::take(trickle().into_data_stream(), 5));
+    assert_eq!(send(&app, keyed("k"), slow).await.status(), StatusCode::CREATED);
 }
 
 #[tokio::test]

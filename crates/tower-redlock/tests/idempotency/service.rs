@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use redlock_core::{FencingToken, Redlock};
 use tower::{Layer, Service, ServiceExt};
 use tower_redlock::idempotency::{
-    BufferedBody, IdempotencyLayer, MemoryRecords, Record, RecordId, RecordStore, Saved,
+    BufferedBody, EXPIRES_IN, IdempotencyLayer, MemoryRecords, Record, RecordId, RecordStore, Saved,
 };
 
 use crate::support::Log;
@@ -84,6 +84,7 @@ struct Noting {
     records: MemoryRecords,
     tokens: Mutex<Vec<Option<FencingToken>>>,
     fails: bool,
+    is_late: bool,
 }
 
 impl RecordStore for Noting {
@@ -100,6 +101,9 @@ impl RecordStore for Noting {
         self.tokens.lock().push(token);
         if self.fails {
             return Err("the disk is full".into());
+        }
+        if self.is_late {
+            return Ok(Saved::Superseded);
         }
         self.records.save(id, record, token).await
     }
@@ -128,4 +132,16 @@ async fn a_store_that_fails_to_save_is_a_warning_in_the_log_without_the_key() {
     let text = log.text();
     assert!(text.contains("WARN") && text.contains("the disk is full"), "{text}");
     assert!(!text.contains("very-secret"), "{text}");
+}
+
+#[tokio::test]
+async fn an_answer_names_its_expiry_only_if_it_is_recorded() {
+    let failing = Noting { fails: true, ..Noting::default() };
+    let late = Noting { is_late: true, ..Noting::default() };
+    for (store, recorded) in [(Noting::default(), true), (failing, false), (late, false)] {
+        let app = Work::ungated().app(IdempotencyLayer::new(Redlock::in_memory(), store));
+        let answer = send(&app, keyed("k"), "").await;
+        assert_eq!((answer.status().as_u16(), &answer.headers()["number"]), (201, &1.into()));
+        assert_eq!(answer.headers().contains_key(EXPIRES_IN), recorded);
+    }
 }

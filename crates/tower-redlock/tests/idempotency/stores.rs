@@ -9,7 +9,7 @@ use http::StatusCode;
 use redlock_core::{FencingToken, Redlock};
 use redlock_tests::eventually;
 use tower_redlock::idempotency::{
-    Fingerprint, IdempotencyLayer, MemoryRecords, Record, RecordId, RecordStore, Saved,
+    EXPIRES_IN, Fingerprint, IdempotencyLayer, MemoryRecords, Record, RecordId, RecordStore, Saved,
 };
 
 use crate::{SOON, Store, Work, is_replayed, keyed, once, send};
@@ -108,6 +108,25 @@ async fn row_16_records_in_sqlite_are_never_replaced_by_what_is_late() {
     let app = work.app(IdempotencyLayer::new(Redlock::in_memory(), records));
     send(&app, keyed("k"), "").await;
     assert!(is_replayed(&send(&app, keyed("k"), "").await));
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_record_that_is_kept_for_ever_is_saved_in_sqlite_and_answered_again() {
+    use tower_redlock::idempotency::SqlRecords;
+    let records = SqlRecords::connect("sqlite::memory:").await.unwrap();
+    records.create_table().await.unwrap();
+    let work = Work::ungated();
+    let layer = IdempotencyLayer::new(Redlock::in_memory(), records.clone());
+    let app = work.app(layer.keep_for(Duration::MAX));
+    for replayed in [false, true] {
+        let answer = send(&app, keyed("k"), "").await;
+        assert_eq!((answer.status(), is_replayed(&answer)), (StatusCode::CREATED, replayed));
+        let left = answer.headers()[EXPIRES_IN].to_str().unwrap().parse::<u64>().unwrap();
+        let centuries = u64::pow(10, 12);
+        assert!(left > centuries, "{left}");
+    }
+    assert_eq!((records.delete_expired().await.unwrap(), work.times()), (0, 1));
 }
 
 #[cfg(feature = "postgres")]
