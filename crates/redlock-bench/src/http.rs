@@ -218,10 +218,14 @@ impl Scenario for Http {
                 let name = format!("{mode}: rate to {what}, handler of {} ms", row.handler_millis);
                 goals.push(Goal::new(name, AtLeast(wanted), seen));
             };
+            let (at_once, after_a_millisecond) = match mode {
+                Mode::Plain => (2.3, 1.35),
+                Mode::Guarded => (1.6, 1.35),
+            };
             match row.handler_millis {
-                0 => goal("a naive rslock middleware's", 1.6, row.rate_to_rslock),
+                0 => goal("a naive rslock middleware's", at_once, row.rate_to_rslock),
                 _ => {
-                    goal("a naive rslock middleware's", 1.4, row.rate_to_rslock);
+                    goal("a naive rslock middleware's", after_a_millisecond, row.rate_to_rslock);
                     goal("no lock's", 0.6, row.rate_to_bare);
                 }
             }

@@ -39,7 +39,7 @@ use crate::scenario::{Result, Scale};
 #[derive(Debug, Parser)]
 #[command(about = "Compares redlock-core with its peers on Redis servers started for the purpose")]
 struct Options {
-    /// Only what decides whether a change may pass: under a minute.
+    /// Only what decides whether a change may pass: about two minutes.
     #[arg(long)]
     quick: bool,
     /// Print JSON instead of tables.
@@ -81,7 +81,7 @@ enum Part {
 impl Part {
     /// Whether it belongs to the quick run.
     const fn decides(self) -> bool {
-        matches!(self, Self::Counters | Self::Uncontended | Self::Nodes | Self::Contention)
+        !matches!(self, Self::Capacity | Self::Leases)
     }
 
     async fn measure(self, scale: Scale) -> Result<Section> {

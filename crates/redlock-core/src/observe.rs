@@ -89,10 +89,11 @@ struct Acquisition {
 impl Acquisition {
     fn won(&mut self, (lock, fencing_token): Name) {
         self.span.record("lock", lock);
-        let waited = self.end("acquired");
+        self.end("acquired");
         let fencing_token = fencing_token.map(display);
-        self.span.in_scope(|| {
-            tracing::debug!(lock, fencing_token, waited_ms = millis(waited), "lock acquired");
+        let Self { span, since, .. } = self;
+        span.in_scope(|| {
+            tracing::debug!(lock, fencing_token, waited_ms = millis(since), "lock acquired");
         });
     }
 
@@ -104,37 +105,39 @@ impl Acquisition {
             ErrorKind::Invalid => "invalid",
             ErrorKind::Closed => "closed",
         };
-        let waited = self.end(outcome);
-        self.span.in_scope(|| {
-            tracing::debug!(outcome, waited_ms = millis(waited), %error, "lock not acquired");
+        self.end(outcome);
+        let Self { span, since, .. } = self;
+        span.in_scope(|| {
+            tracing::debug!(outcome, waited_ms = millis(since), %error, "lock not acquired");
         });
     }
 
-    fn end(&mut self, outcome: &'static str) -> Duration {
+    fn end(&mut self, outcome: &'static str) {
         self.over = true;
         self.span.record("outcome", outcome);
-        acquired(outcome, self.since)
+        acquired(outcome, self.since);
     }
 }
 
 impl Drop for Acquisition {
     fn drop(&mut self) {
         if !self.over {
-            let waited = acquired("cancelled", self.since);
-            self.span.in_scope(|| {
-                tracing::debug!(waited_ms = millis(waited), "lock not waited for any longer");
+            acquired("cancelled", self.since);
+            let Self { span, since, .. } = self;
+            span.in_scope(|| {
+                tracing::debug!(waited_ms = millis(since), "lock not waited for any longer");
             });
         }
     }
 }
 
-fn acquired(outcome: &'static str, since: Instant) -> Duration {
+fn acquired(outcome: &'static str, since: Instant) {
     count!("redlock_acquire_total", "outcome" => outcome,
         "acquired" "contended" "unavailable" "expired" "invalid" "closed" "cancelled");
-    let waited = since.elapsed();
     #[cfg(feature = "metrics")]
-    metrics::histogram!("redlock_acquire_duration_seconds").record(waited);
-    waited
+    metrics::histogram!("redlock_acquire_duration_seconds").record(since.elapsed());
+    #[cfg(not(feature = "metrics"))]
+    let _ = since;
 }
 
 /// A lock that is held, from when it was won until it is released, handed over or lost.
@@ -156,14 +159,14 @@ impl Hold {
     }
 
     pub(crate) fn released(&self) {
-        if let Some(held) = self.end() {
-            tracing::debug!(lock = self.id, held_ms = millis(held), "lock released");
+        if self.end() {
+            tracing::debug!(lock = self.id, held_ms = millis(&self.since), "lock released");
         }
     }
 
     pub(crate) fn handed_over(&self) {
-        if let Some(held) = self.end() {
-            tracing::debug!(lock = self.id, held_ms = millis(held), "lock handed over");
+        if self.end() {
+            tracing::debug!(lock = self.id, held_ms = millis(&self.since), "lock handed over");
         }
     }
 
@@ -186,7 +189,7 @@ impl Hold {
     pub(crate) fn extended(&self, extended: &Result<Duration, LockError>) {
         let outcome = match extended {
             Ok(valid) => {
-                tracing::debug!(lock = self.id, valid_ms = millis(*valid), "lock extended");
+                tracing::debug!(lock = self.id, valid_ms = valid.as_millis(), "lock extended");
                 "extended"
             }
             Err(error) => {
@@ -197,18 +200,17 @@ impl Hold {
         count!("redlock_extend_total", "outcome" => outcome, "extended" "unavailable" "lost");
     }
 
-    /// For how long it was held, the first time.
-    fn end(&self) -> Option<Duration> {
+    /// `true` the first time.
+    fn end(&self) -> bool {
         if self.over.swap(true, Ordering::Relaxed) {
-            return None;
+            return false;
         }
-        let held = self.since.elapsed();
         #[cfg(feature = "metrics")]
         {
             metrics::gauge!("redlock_held").decrement(1);
-            metrics::histogram!("redlock_hold_duration_seconds").record(held);
+            metrics::histogram!("redlock_hold_duration_seconds").record(self.since.elapsed());
         }
-        Some(held)
+        true
     }
 }
 
@@ -247,6 +249,7 @@ pub(crate) fn node_error(node: &str, kind: &'static str) {
     let _ = (node, kind);
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// Since then. Events read the clock only if somebody listens.
+fn millis(since: &Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -128,9 +128,8 @@ impl<'l> Batch<'l> {
         };
         match call {
             Call::Single(command) => answer(command, next()),
-            Call::Succession { release, acquire, .. } => {
-                answer(release, next());
-                answer(acquire, next());
+            Call::Succession(both, _) => {
+                both.into_iter().for_each(|command| answer(command, next()));
             }
             Call::Releases(commands) | Call::Reads(commands) | Call::Guarded(commands) => {
                 commands.into_iter().for_each(|command| answer(command, next()));

@@ -21,11 +21,9 @@ pub(super) enum Call {
     Single(Command),
     Releases(Vec<Command>),
     Reads(Vec<Command>),
-    Succession {
-        release: Command,
-        acquire: Command,
-        ttl: Duration,
-    },
+    /// A release and the acquisition behind it. In a box, because all calls of a batch have the size
+    /// of the largest.
+    Succession(Box<[Command; 2]>, Duration),
     Guarded(Vec<Command>),
     /// Releases whose commands were answered long ago. What they undo may still be on the way on
     /// another connection.
@@ -51,7 +49,7 @@ impl Call {
     pub(super) fn commands(&self) -> impl Iterator<Item = &Command> {
         let (first, second, others): (_, _, &[Command]) = match self {
             Self::Single(command) => (Some(command), None, &[]),
-            Self::Succession { release, acquire, .. } => (Some(release), Some(acquire), &[]),
+            Self::Succession(both, _) => (None, None, &both[..]),
             Self::Releases(commands) | Self::Reads(commands) | Self::Guarded(commands) => {
                 (None, None, commands)
             }
@@ -64,7 +62,7 @@ impl Call {
     pub(super) fn into_commands(self) -> Vec<Command> {
         match self {
             Self::Single(command) => vec![command],
-            Self::Succession { release, acquire, .. } => vec![release, acquire],
+            Self::Succession(both, _) => (*both).into(),
             Self::Releases(commands) | Self::Reads(commands) | Self::Guarded(commands) => commands,
             Self::PendingReleases(_) | Self::Kill(_) => Vec::new(),
         }
@@ -76,10 +74,11 @@ impl Call {
 fn guarded(commands: Vec<Command>, by: ScriptBy) -> Calls {
     let mut calls = Calls::with_capacity(2);
     let (commands, reads) = without_reads(commands, guarded::is_read);
-    let mut votes = Vec::new();
-    let mut releases = Vec::new();
     let last = commands.iter().map(|one| (guarded::is_no_vote(one.op), &one.key));
     let may_go_last = wire::may_go_last(last);
+    let later = may_go_last.iter().filter(|may_go_last| **may_go_last).count();
+    let mut votes = Vec::with_capacity(commands.len() - later);
+    let mut releases = Vec::with_capacity(later);
     for (command, may_go_last) in commands.into_iter().zip(may_go_last) {
         if let Op::Provision { .. } = command.op {
             calls.push_back(Call::Single(command));
@@ -119,14 +118,15 @@ fn plain(commands: Vec<Command>, by: ScriptBy, native: Option<NativeDelete>) -> 
     let (commands, reads) = without_reads(commands, wire::is_plain_read);
     let last = commands.iter().map(|one| (wire::is_release_call(one.op, native), &one.key));
     let may_go_last = wire::may_go_last(last);
-    let mut calls = Calls::with_capacity(commands.len());
-    let mut releases = Vec::new();
+    let later = may_go_last.iter().filter(|may_go_last| **may_go_last).count();
+    let mut calls = Calls::with_capacity(commands.len() - later + 1);
+    let mut releases = Vec::with_capacity(later);
     let mut commands = commands.into_iter().zip(may_go_last).peekable();
     while let Some((command, may_go_last)) = commands.next() {
         let ttl = commands.peek().and_then(|(next, _)| wire::succession(&command, next));
         match ttl.and_then(|ttl| Some((ttl, commands.next()?))) {
             Some((ttl, (acquire, _))) => {
-                calls.push_back(Call::Succession { release: command, acquire, ttl });
+                calls.push_back(Call::Succession(Box::new([command, acquire]), ttl));
             }
             None if may_go_last => releases.push(command),
             None if wire::is_release_call(command.op, native) => {

@@ -111,8 +111,8 @@ pub(super) fn encode_call(
             guarding.encode_provision(requests, *dry);
         }
         (Call::Single(command), _) => encode(requests, command, by, native),
-        (Call::Succession { release, acquire, ttl }, _) => {
-            encode_succession(requests, [release, acquire], *ttl);
+        (Call::Succession(both, ttl), _) => {
+            encode_succession(requests, both, *ttl);
         }
         (Call::Guarded(commands), Some(guarding)) => guarding.encode(requests, commands, by),
         (Call::Releases(commands) | Call::Guarded(commands), _) => {
@@ -141,8 +141,8 @@ pub(super) fn classify_call(call: &Call, reply: Frame<'_>, replies: &mut Vec<Rep
         Call::Releases(commands) | Call::Reads(commands) => {
             classify_each(reply, commands.len(), replies);
         }
-        Call::Succession { release, acquire, .. } => {
-            guarded::classify_each(reply, [release.op, acquire.op].into_iter(), replies);
+        Call::Succession(both, _) => {
+            guarded::classify_each(reply, both.iter().map(|one| one.op), replies);
         }
         Call::Guarded(commands) => {
             guarded::classify_each(reply, commands.iter().map(|one| one.op), replies);
@@ -216,7 +216,7 @@ pub(super) fn succession(release: &Command, acquire: &Command) -> Option<Duratio
 /// Adds the call of [`SUCCEED`] that runs the two.
 pub(super) fn encode_succession(
     requests: &mut Requests,
-    [release, acquire]: [&Command; 2],
+    [release, acquire]: &[Command; 2],
     ttl: Duration,
 ) {
     let mut call = invoke(requests, &SUCCEED, ScriptBy::Source, (1, 3));

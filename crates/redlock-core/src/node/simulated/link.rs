@@ -127,7 +127,7 @@ impl Link for SimulatedLink {
                 Op::Provision { dry } => Content::Provision { dry },
                 _ => Content::Plain(asked),
             },
-            Call::Succession { .. } => Content::Plain(asked),
+            Call::Succession(..) => Content::Plain(asked),
             Call::Releases(_) | Call::Reads(_) => Content::Script(asked, by),
             Call::Guarded(_) => Content::Guarded(asked, by),
             Call::PendingReleases(releases) => {
