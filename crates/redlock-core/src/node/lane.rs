@@ -33,8 +33,9 @@ use crate::protocol::quorum::NodeAnswer;
 /// Commands in one pipeline; more would only delay the answer to the first.
 const MAX_BATCH: usize = 512;
 
-/// Turns of the scheduler to wait for more commands. With 64 tasks two give more cycles per second
-/// than one, and more than two give no more; a task alone does not feel them.
+/// Turns of the scheduler to wait for more commands, after a batch of more than one. With 64 tasks two
+/// give more cycles per second than one, and more than two give no more. A task alone would pay for
+/// each turn with a system call, and gather nothing.
 const TURNS_TO_GATHER: usize = 2;
 
 /// Time between a missed deadline and giving up on the connection.
@@ -253,11 +254,11 @@ async fn exchange<C: Connector>(
     let mut replies = Vec::new();
     let overdue = sleep(lane.deadline);
     tokio::pin!(overdue);
-    let mut last_call = false;
+    let (mut last_call, mut gathers) = (false, false);
     let failure = loop {
         // Those who were just answered may have more to send: let them, it makes for fewer and
         // larger batches.
-        for _ in 0..TURNS_TO_GATHER {
+        for _ in 0..if gathers { TURNS_TO_GATHER } else { 0 } {
             yield_now().await;
         }
         while in_flight.len() < window.size() && again.is_empty() {
@@ -265,6 +266,7 @@ async fn exchange<C: Connector>(
             if commands.is_empty() {
                 break;
             }
+            gathers = commands.len() > 1;
             in_flight.push_back(Batch::write(&lane.mailbox, link, commands, ScriptBy::Hash));
         }
         if in_flight.is_empty() && !again.is_empty() {
