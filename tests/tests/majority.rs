@@ -29,7 +29,8 @@ impl Trouble {
         let explained = match (self, answer) {
             // Found out when the question was sent, or known before.
             (Self::Hung, NodeAnswer::TimedOut) => true,
-            (Self::Hung, NodeAnswer::Refused(reason)) => reason.contains("no answer within 2s"),
+            // Without an answer the client connects again, and gets no answer to that either.
+            (Self::Hung, NodeAnswer::Refused(reason)) => reason.contains("no connection within 1s"),
             (
                 Self::Killed | Self::Refusing,
                 NodeAnswer::Failed(reason) | NodeAnswer::Refused(reason),

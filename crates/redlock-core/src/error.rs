@@ -23,8 +23,8 @@ pub enum ErrorKind {
     Expired,
     /// The lease is gone: it ran out, or a majority said that it is not ours.
     Lost,
-    /// What was asked for makes no sense: a bad key or duration, or a future that is awaited outside
-    /// of a runtime of tokio. Trying again doesn't help.
+    /// The request is invalid: a bad key or duration, or a future that is awaited outside of a tokio
+    /// runtime. A retry fails in the same way.
     Invalid,
     /// The [`Redlock`](crate::Redlock) was closed.
     Closed,
@@ -215,8 +215,8 @@ impl LockError {
     }
 
     pub(crate) fn no_runtime() -> Self {
-        let reason = "there is no runtime of tokio here: await this inside of one, such as under \
-                      #[tokio::main] or Runtime::block_on";
+        let reason = "this future needs a tokio runtime: await it under #[tokio::main] or in \
+                      Runtime::block_on";
         Self::new(ErrorKind::Invalid, reason)
     }
 

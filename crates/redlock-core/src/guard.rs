@@ -22,8 +22,8 @@ pub enum Released {
     /// The lease had run out or was lost before, or a majority of the nodes says that the key is
     /// not ours.
     AlreadyExpired,
-    /// Neither is known: too few nodes answered in time, or a vote of those was lost that answered.
-    /// Nodes that come back are told then; at the latest the key expires with its time to live.
+    /// The outcome is unknown, because too few nodes answered in time or a vote was lost. The release
+    /// is sent again when a node is back; the key expires with its time to live at the latest.
     Indeterminate,
 }
 

@@ -103,11 +103,6 @@ impl<'r> Pending<'r> {
         Ok(Fence { token: FencingToken::new(token), basis })
     }
 
-    /// Whether a majority is known to be down.
-    pub(crate) fn is_hopeless(&self) -> bool {
-        self.posted.round.inspect(|ballot| ballot.refused_by_majority())
-    }
-
     /// Cleans up, and learns from the same answers who has the key.
     async fn find_holder(&mut self) -> LockError {
         let cleanup = self.posted.reclaim();

@@ -336,8 +336,8 @@ impl Redlock {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) if no majority answers, or none says the same:
-    /// a silent node may have the key that one of two others has;
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) if no majority gives the same answer, because a
+    /// silent node may have the key that one of two others has;
     /// [`Invalid`](crate::ErrorKind::Invalid) for a bad key, [`Closed`](crate::ErrorKind::Closed).
     ///
     /// # Cancel safety

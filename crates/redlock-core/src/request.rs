@@ -214,11 +214,10 @@ impl Request {
                 Ok(won) => return Ok(self.keep(key, turn, attempt, won)),
                 Err(error) => error,
             };
-            let hopeless = attempt.is_hopeless();
             drop(attempt);
             turn.passed_over();
             let now = service.now();
-            let Some(pause) = self.pause(&error, retries, now.since(began), hopeless) else {
+            let Some(pause) = self.pause(&error, retries, now.since(began)) else {
                 return Err(error);
             };
             let contends_since = *contends_since.get_or_insert(now);
@@ -311,18 +310,11 @@ impl Request {
     }
 
     /// For how long to pause before the next round; `None`: give up.
-    fn pause(
-        &self,
-        error: &LockError,
-        retries: u32,
-        elapsed: Duration,
-        hopeless: bool,
-    ) -> Option<Duration> {
+    fn pause(&self, error: &LockError, retries: u32, elapsed: Duration) -> Option<Duration> {
         let config = &self.service.config;
         let left = match self.wait {
             Some(wait) => wait.checked_sub(elapsed).filter(|left| !left.is_zero())?,
-            // Servers that are known to be down will not be back within the policy's pauses.
-            None if retries >= config.max_retry || hopeless => return None,
+            None if retries >= config.max_retry => return None,
             None => Duration::MAX,
         };
         let mut pause = config.retry_interval.delay(retries);

@@ -301,7 +301,7 @@ fn outside_of_tokio_everything_ends_with_an_error_or_a_panic_of_tokio() {
         for error in errors {
             let error = error.expect("no panic").expect("an error");
             assert_eq!(error.kind(), ErrorKind::Invalid);
-            assert!(error.to_string().contains("runtime of tokio"), "{error}");
+            assert!(error.to_string().contains("tokio runtime"), "{error}");
         }
         let (r, _) = handle();
         without_tokio(move || Box::new(async move { r.close(HANG).await }));

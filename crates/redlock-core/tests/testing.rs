@@ -56,6 +56,8 @@ async fn clients_of_a_cluster_exclude_each_other() {
 async fn a_minority_that_fails_is_not_felt_and_a_majority_is_unavailable() {
     let cluster = Cluster::new(3);
     let redlock = cluster.redlock();
+    // The first commands wait longer, for their connection.
+    all_vote(&redlock).await;
     let faults: [fn(&Node); 4] = [
         |node| node.pause(),
         |node| node.lose_requests(true),
@@ -69,7 +71,10 @@ async fn a_minority_that_fails_is_not_felt_and_a_majority_is_unavailable() {
         let start = Instant::now();
         let error = redlock.try_lock("k").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert!(start.elapsed() <= redlock.config().node_deadline() * 2, "{:?}", start.elapsed());
+        // One deadline behind a batch without an answer, which is read for another millisecond, and one
+        // for a new connection.
+        let most = redlock.config().node_deadline() * 2 + millis(1);
+        assert!(start.elapsed() <= most, "{:?}", start.elapsed());
         cluster.heal();
         all_vote(&redlock).await;
         emptied(&cluster).await;

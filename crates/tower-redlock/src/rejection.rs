@@ -471,8 +471,9 @@ mod tests {
         cluster.node(0).restart_empty();
         cluster.node(1).pause();
         tokio::time::sleep(Duration::from_secs(1)).await;
-        // After one timeout the client fails commands to the paused server at once.
         assert!(redlock.try_lock("k").await.unwrap_err().is_quarantined());
+        // After one timeout and a connection that fails, the client refuses commands at once.
+        tokio::time::sleep(Duration::from_secs(1)).await;
         cluster.node(2).delay(Duration::from_millis(20));
         let error = redlock.try_lock("k").await.unwrap_err();
         let answers: Vec<_> = error.nodes().iter().map(|report| &report.answer).collect();

@@ -135,6 +135,9 @@ impl ConfigBuilder {
 
     /// How many rounds follow the first if that brings no lock, because somebody else has the key or
     /// because too few servers answered in time. Default: 3.
+    ///
+    /// Each round follows a pause of [`retry_interval`](Self::retry_interval), also while servers are
+    /// known to be down: they may be back by then.
     pub fn max_retry(mut self, retries: u32) -> Self {
         self.max_retry = retries;
         self
@@ -157,6 +160,9 @@ impl ConfigBuilder {
 
     /// How long one server may take to answer before it counts as silent: at least 1 ms, and less
     /// than half of the TTL. Default: a twentieth of the TTL, at least 5 ms and at most 50 ms.
+    ///
+    /// It must be longer than the round trip to the server. The first connection takes several round
+    /// trips, so the first commands wait up to 1 second for it.
     pub fn node_deadline(mut self, deadline: Duration) -> Self {
         self.node_deadline = Some(deadline);
         self

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::future::{pending, poll_fn};
 use std::mem::take;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::Command;
 use super::batch::{Again, Batch, Broken};
 use super::call::Call;
-use super::connection::Cause;
+use super::connection::{CONNECT_DEADLINE, Cause};
 use super::last_chance::LastChance;
 use super::link::{ConnectionId, Connector, LaneMistake, Link};
 use super::mailbox::{Mailbox, PendingRelease, Reopened};
@@ -48,8 +49,12 @@ pub(super) struct Lane<C> {
     pub(super) address: Arc<str>,
     /// Shared by all lanes to the server.
     pub(super) outage: Arc<Outage>,
-    /// For a batch, from sending to the last reply; and for connecting, before the lane says so.
+    /// For a batch, from sending to the last reply. A command waits no longer than this for a new
+    /// connection, unless it is the first.
     pub(super) deadline: Duration,
+    /// A first connection takes several round trips, and no earlier one says whether the server is
+    /// there: until then commands wait for as long as connecting may take.
+    pub(super) was_connected: AtomicBool,
     pub(super) reconnection: Backoff,
     /// From one task to the next: connections that may still run what they were sent.
     pub(super) abandoned: Mutex<Vec<ConnectionId>>,
@@ -63,7 +68,7 @@ enum Failure {
     Down(Arc<str>),
     /// No answer in time.
     Hung,
-    /// The connection broke, as it does when a server restarts: connecting again may just work.
+    /// The connection broke, as it does when a server restarts.
     Cut(Arc<str>),
     /// The connection broke while nothing was on the way.
     Idle(Arc<str>),
@@ -196,7 +201,8 @@ impl<C: Connector> Driver<C> {
             }
             node_error(&lane.address, failure.kind());
             let cause = match failure {
-                Failure::Cut(_) | Failure::Idle(_) if self.failed == 0 => {
+                // Connecting may just work: the server restarted, or stood still for a moment.
+                Failure::Cut(_) | Failure::Idle(_) | Failure::Hung if self.failed == 0 => {
                     self.failed = 1;
                     continue;
                 }
@@ -432,17 +438,22 @@ impl<C: Connector> Lane<C> {
         }
     }
 
-    /// Connects. Commands wait for that no longer than their deadline; connecting goes on.
+    /// Connects. Commands wait for that no longer than `patience`; connecting goes on.
     async fn connect(&self) -> Result<C::Link, Failure> {
         let connecting = self.connector.connect();
         tokio::pin!(connecting);
-        let connected = match timeout(self.deadline, &mut connecting).await {
+        let patience = match self.was_connected.load(Ordering::Relaxed) {
+            true => self.deadline,
+            false => self.deadline.max(CONNECT_DEADLINE),
+        };
+        let connected = match timeout(patience, &mut connecting).await {
             Ok(connected) => connected,
             Err(_) => {
-                self.trip(&format!("not connected within {:?}", self.deadline).into());
+                self.trip(&format!("not connected within {patience:?}").into());
                 connecting.await
             }
         };
+        self.was_connected.fetch_or(connected.is_ok(), Ordering::Relaxed);
         connected.map_err(|cause: Cause| Failure::Down(cause.0))
     }
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -60,6 +61,7 @@ impl RedisNode {
                 address: Arc::clone(&address),
                 outage: Arc::clone(&outage),
                 deadline: config.node_deadline,
+                was_connected: AtomicBool::new(false),
                 reconnection: config.reconnection_interval,
                 abandoned: Mutex::default(),
                 last_chance: LastChance::shared(farewell),

@@ -288,12 +288,6 @@ impl Ballot {
         Majority::of(held, free, self.missing(), self.answers.len())
     }
 
-    /// Whether a majority of the whole group could not even be asked.
-    pub(crate) fn refused_by_majority(&self) -> bool {
-        let refused = self.answers.iter().filter(|answer| !answer.may_have_executed()).count();
-        refused >= majority(self.answers.len())
-    }
-
     /// Nodes whose clock differs from ours while those of a majority do not.
     pub(crate) fn distrusted(&self) -> Vec<usize> {
         let is_skewed = |answer: &NodeAnswer| matches!(answer, NodeAnswer::Skewed { .. });
@@ -455,15 +449,6 @@ mod tests {
             }
             assert_eq!(ballot.held(), Some(held), "{answers:?}");
         }
-    }
-
-    #[test]
-    fn only_a_majority_that_executed_nothing_refused() {
-        use NodeAnswer::{Granted, Refused, TimedOut};
-        let refused = || Refused("down".into());
-        assert!(ballot(&[refused(), refused(), Granted]).refused_by_majority());
-        assert!(!ballot(&[refused(), TimedOut, TimedOut]).refused_by_majority());
-        assert!(!ballot(&[refused(), Granted, Granted]).refused_by_majority());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -78,6 +79,7 @@ impl SimulatedNode {
             address: server.address().into(),
             connector: Connections { node, server, client },
             deadline: config.node_deadline,
+            was_connected: AtomicBool::new(false),
             reconnection: config.reconnection_interval,
             abandoned: Mutex::default(),
             last_chance: LastChance::default(),

@@ -1,0 +1,101 @@
+//! Servers that stand still, are away, or are far away: a lock uses its retries and succeeds.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redlock_core::{Config, ConfigBuilder, Redlock, Released, Safety};
+use redlock_tests::{Fleet, Proxy, eventually};
+use tokio::time::{sleep, timeout};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const MODES: [Safety; 2] = [Safety::Plain, Safety::Guarded];
+
+async fn proxies(fleet: &Fleet) -> Vec<Proxy> {
+    join_all(fleet.iter().map(Proxy::in_front_of)).await
+}
+
+/// Servers on which locks can be had, and the configuration that has them.
+async fn usable(proxies: &[Proxy], safety: Safety) -> ConfigBuilder {
+    let config = Config::servers(proxies.iter().map(Proxy::url)).safety(safety);
+    let first = Redlock::new(config.clone().build().unwrap());
+    eventually(PATIENCE, "servers that vote", async || first.provision().await).await;
+    first.close(PATIENCE).await;
+    config
+}
+
+#[tokio::test]
+async fn a_stall_of_all_servers_that_is_longer_than_the_deadline_fails_no_lock() {
+    const STALL: Duration = Duration::from_millis(60);
+    for safety in MODES {
+        let fleet = Fleet::start(3).await;
+        let proxies = proxies(&fleet).await;
+        let config = usable(&proxies, safety).await;
+        let redlock = Redlock::new(config.build().unwrap());
+        redlock.lock("order").await.unwrap().release().await;
+        fleet.iter().for_each(redlock_tests::RedisServer::pause);
+        let mut locks = Vec::new();
+        let resume = async {
+            sleep(STALL).await;
+            fleet.iter().for_each(redlock_tests::RedisServer::resume);
+        };
+        let request = async {
+            for number in 0..40 {
+                let redlock = redlock.clone();
+                let lock = async move { redlock.lock(format!("order:{number}")).await };
+                locks.push(tokio::spawn(lock));
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::join!(resume, request);
+        for (number, lock) in locks.into_iter().enumerate() {
+            let locked = lock.await.unwrap();
+            let guard = locked.unwrap_or_else(|error| panic!("{safety:?}, {number}: {error}"));
+            assert_eq!(guard.release().await, Released::Released);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lock_that_finds_all_servers_away_retries_until_they_are_back() {
+    for safety in MODES {
+        let fleet = Fleet::start(3).await;
+        let proxies = proxies(&fleet).await;
+        let pause = Duration::from_millis(100);
+        let config = usable(&proxies, safety).await.max_retry(50).retry_interval(pause, pause);
+        let redlock = Redlock::new(config.build().unwrap());
+        for proxy in &proxies {
+            proxy.refuse().await;
+        }
+        let mut lock = Box::pin(redlock.lock("order").into_future());
+        let at_once = timeout(Duration::from_millis(300), &mut lock).await;
+        assert!(at_once.is_err(), "{safety:?}: {at_once:?}");
+        for proxy in &proxies {
+            proxy.accept().await;
+        }
+        let locked = timeout(PATIENCE, lock).await.expect("it ends");
+        assert_eq!(locked.unwrap().release().await, Released::Released, "{safety:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_lock_of_a_process_waits_for_the_connection_to_servers_that_are_far_away() {
+    let fleet = Fleet::start(3).await;
+    let proxies = proxies(&fleet).await;
+    for safety in MODES {
+        for one_way in [25, 50].map(Duration::from_millis) {
+            proxies.iter().for_each(Proxy::pass);
+            let config = usable(&proxies, safety).await;
+            for proxy in &proxies {
+                proxy.delay_requests(one_way);
+                proxy.delay_replies(one_way);
+            }
+            // Enough for the round trip of a vote, and less than the two of connecting.
+            let redlock = Redlock::new(config.node_deadline(one_way * 39 / 10).build().unwrap());
+            let guard = redlock.lock("order").await;
+            let guard = guard.unwrap_or_else(|error| panic!("{safety:?}, {one_way:?}: {error}"));
+            assert_eq!(guard.release().await, Released::Released, "{safety:?}, {one_way:?}");
+        }
+    }
+}
