@@ -158,7 +158,7 @@ async fn without_a_majority_it_is_unavailable_and_then_back(trouble: Trouble) {
         let (granted, not_yet) = (&NodeAnswer::Granted, &NodeAnswer::NoAnswer);
         assert!(healthy == granted || healthy == not_yet, "{trouble:?}: {error}");
     }
-    // The default policy does not wait for what is known to be down.
+    // A server that is known to be down costs a retry nothing.
     let error = timeout(2 * NODE_DEADLINE, redlock.lock("order").into_future()).await.unwrap();
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Unavailable);
 

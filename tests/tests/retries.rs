@@ -1,10 +1,10 @@
-//! Servers that stand still, are away, or are far away: a lock uses its retries and succeeds.
+//! A lock retries and succeeds while servers stall, are away, or are far away.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redlock_core::{Config, ConfigBuilder, Redlock, Released, Safety};
+use redlock_core::{Config, ConfigBuilder, ErrorKind, Redlock, Released, Safety};
 use redlock_tests::{Fleet, Proxy, eventually};
 use tokio::time::{sleep, timeout};
 
@@ -16,7 +16,7 @@ async fn proxies(fleet: &Fleet) -> Vec<Proxy> {
     join_all(fleet.iter().map(Proxy::in_front_of)).await
 }
 
-/// Servers on which locks can be had, and the configuration that has them.
+/// Waits until the servers vote, and returns the configuration.
 async fn usable(proxies: &[Proxy], safety: Safety) -> ConfigBuilder {
     let config = Config::servers(proxies.iter().map(Proxy::url)).safety(safety);
     let first = Redlock::new(config.clone().build().unwrap());
@@ -76,6 +76,32 @@ async fn a_lock_that_finds_all_servers_away_retries_until_they_are_back() {
         }
         let locked = timeout(PATIENCE, lock).await.expect("it ends");
         assert_eq!(locked.unwrap().release().await, Released::Released, "{safety:?}");
+    }
+}
+
+#[tokio::test]
+async fn each_of_many_requests_for_a_key_learns_that_the_servers_are_away() {
+    for safety in MODES {
+        let fleet = Fleet::start(3).await;
+        let proxies = proxies(&fleet).await;
+        let redlock = Redlock::new(usable(&proxies, safety).await.build().unwrap());
+        redlock.lock("order").await.unwrap().release().await;
+        for proxy in &proxies {
+            proxy.refuse().await;
+            proxy.cut().await;
+        }
+        let requests = (0..30).map(|number| {
+            let request = redlock.lock("order");
+            match number % 3 {
+                0 => request.into_future(),
+                1 => request.wait(Duration::ZERO).into_future(),
+                _ => request.wait(Duration::from_secs(1)).into_future(),
+            }
+        });
+        for (number, locked) in join_all(requests).await.into_iter().enumerate() {
+            let error = locked.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{safety:?}, {number}: {error}");
+        }
     }
 }
 

@@ -36,6 +36,10 @@ impl Group {
         }
     }
 
+    pub(crate) fn back_within(&self) -> Duration {
+        self.back_within
+    }
+
     /// The largest fencing tokens that were seen.
     pub(crate) fn highest(&self) -> &Highest {
         &self.highest

@@ -54,7 +54,7 @@ impl Redlock {
 
     /// How the servers stand, for a readiness endpoint: of every group, in the order of the
     /// configuration, whether a majority can vote, and what each server answered. Unlike
-    /// [`ready`](Self::ready) it waits for all of them, at most a node deadline for each group, and
+    /// [`ready`](Self::ready) it waits for all of them, for a node deadline, or a second for a first connection, and
     /// servers that don't answer are no error.
     ///
     /// ```

@@ -189,7 +189,7 @@ impl Hold {
     pub(crate) fn extended(&self, extended: &Result<Duration, LockError>) {
         let outcome = match extended {
             Ok(valid) => {
-                tracing::debug!(lock = self.id, valid_ms = valid.as_millis(), "lock extended");
+                tracing::debug!(lock = self.id, valid_ms = whole_millis(*valid), "lock extended");
                 "extended"
             }
             Err(error) => {
@@ -249,7 +249,11 @@ pub(crate) fn node_error(node: &str, kind: &'static str) {
     let _ = (node, kind);
 }
 
-/// Since then. Events read the clock only if somebody listens.
+/// Milliseconds since `since`. An event that is not enabled does not read the clock.
 fn millis(since: &Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    whole_millis(since.elapsed())
+}
+
+fn whole_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use twox_hash::XxHash3_64;
 
+use crate::error::NodeReport;
 use crate::key::Key;
 use crate::posted::{Posted, Wish};
 
@@ -58,6 +59,9 @@ struct LastTurn {
 struct Line<H> {
     /// Who has the turn, once they have the lock.
     held: Option<Arc<H>>,
+    /// The answers to the last attempt, if no majority gave one: the servers are away, and the key is
+    /// not known to be locked.
+    unanswered: Option<Vec<NodeReport>>,
     waiters: VecDeque<Waiter<H>>,
 }
 
@@ -75,6 +79,8 @@ pub(crate) enum Entry<H> {
     Turn(Turn<H>),
     /// Somebody in this process holds it, and the caller does not want to wait for that.
     Held(Arc<H>),
+    /// No majority answers the attempts of this process, and the caller does not wait for that.
+    Unanswered(Vec<NodeReport>),
     /// Too many stand in line already.
     Full(Option<Arc<H>>),
 }
@@ -100,6 +106,17 @@ impl<H> Future for Place<H> {
     }
 }
 
+impl<H> Line<H> {
+    fn take_brief(&mut self) -> VecDeque<Waiter<H>> {
+        if !self.waiters.iter().any(|waiter| waiter.brief) {
+            return VecDeque::new();
+        }
+        let (brief, patient) = self.waiters.drain(..).partition(|waiter| waiter.brief);
+        self.waiters = patient;
+        brief
+    }
+}
+
 impl<H> Queue<H> {
     pub(crate) fn new(max_waiters: usize) -> Self {
         let shard = || Mutex::new(Shard { lines: HashMap::new(), last: None });
@@ -113,7 +130,7 @@ impl<H> Queue<H> {
         let Shard { lines, last } = &mut *shard;
         match lines.entry(key.clone()) {
             Slot::Vacant(vacant) => {
-                vacant.insert(Line { held: None, waiters: VecDeque::new() });
+                vacant.insert(Line { held: None, unanswered: None, waiters: VecDeque::new() });
                 // Who does not want to wait does not wait for the chance of others, either.
                 let last = last.take_if(|last| last.key == *key && !brief);
                 let row = last.map(LastTurn::row_that_goes_on).unwrap_or_default();
@@ -123,6 +140,9 @@ impl<H> Queue<H> {
                 let line = occupied.get_mut();
                 if brief && let Some(held) = &line.held {
                     return Entered::AtOnce(Entry::Held(Arc::clone(held)));
+                }
+                if brief && let Some(nodes) = &line.unanswered {
+                    return Entered::AtOnce(Entry::Unanswered(nodes.clone()));
                 }
                 if line.waiters.len() >= self.max_waiters {
                     line.waiters.retain(|waiter| !waiter.entry.is_closed());
@@ -140,6 +160,11 @@ impl<H> Queue<H> {
     /// Who in this process holds `key`.
     pub(crate) fn held(&self, key: &Key) -> Option<Arc<H>> {
         self.shard(key).lock().lines.get(key).and_then(|line| line.held.clone())
+    }
+
+    /// The answers to the last attempt of this process, if no majority gave one.
+    pub(crate) fn unanswered(&self, key: &Key) -> Option<Vec<NodeReport>> {
+        self.shard(key).lock().lines.get(key).and_then(|line| line.unanswered.clone())
     }
 
     fn turn(self: &Arc<Self>, key: Key, row: Row) -> Turn<H> {
@@ -230,17 +255,13 @@ impl<H> Turn<H> {
     /// Makes known that the key is held now, and sends those away who would not wait for that.
     pub(crate) fn hold(&self, holder: &Arc<H>) {
         let Some((queue, key)) = &self.place else { return };
-        let mut sent_away = Vec::new();
+        let mut sent_away = VecDeque::new();
         {
             let mut shard = queue.shard(key).lock();
             let Some(line) = shard.lines.get_mut(key) else { return };
             line.held = Some(Arc::clone(holder));
-            if line.waiters.iter().any(|waiter| waiter.brief) {
-                let (brief, patient) =
-                    line.waiters.drain(..).partition::<VecDeque<_>, _>(|waiter| waiter.brief);
-                line.waiters = patient;
-                sent_away.extend(brief);
-            }
+            line.unanswered = None;
+            sent_away.extend(line.take_brief());
         }
         for waiter in sent_away {
             // Who has left needs no answer.
@@ -262,9 +283,21 @@ impl<H> Turn<H> {
         })
     }
 
-    /// The servers were asked in vain: somebody else may have the key, and that ends the row.
-    pub(crate) fn passed_over(&mut self) {
+    /// The attempt failed: somebody else may have the key, and that ends the row. Without a majority
+    /// that answers, `unanswered` is what brief callers are told, and those whose time runs out.
+    pub(crate) fn failed(&mut self, unanswered: Option<&[NodeReport]>) {
         self.row = Row::default();
+        let Some((queue, key)) = &self.place else { return };
+        let sent_away = {
+            let mut shard = queue.shard(key).lock();
+            let Some(line) = shard.lines.get_mut(key) else { return };
+            line.unanswered = unanswered.map(<[_]>::to_vec);
+            if unanswered.is_some() { line.take_brief() } else { VecDeque::new() }
+        };
+        for waiter in sent_away {
+            let nodes = unanswered.unwrap_or_default().to_vec();
+            let _gone = waiter.entry.send(Entry::Unanswered(nodes));
+        }
     }
 
     /// The next in line, to [`hand_over`](Self::hand_over) to; `None` if nobody is there, or if it
@@ -387,7 +420,7 @@ mod tests {
             let mut turn = turn(now(enter(&queue, &key)));
             assert_eq!(turn.chance_for_others(), None);
             if i % 10 == 0 {
-                turn.passed_over();
+                turn.failed(None);
             }
             turn.hold(&Arc::new(()));
             tokio::time::sleep(Duration::from_millis(3)).await;

@@ -81,9 +81,8 @@ pub struct Inspection {
 impl Redlock {
     /// A lock service that connects on first use. Needs no runtime to be constructed.
     ///
-    /// Its first locks pay for connecting, within the node deadline: far from the servers they may
-    /// be [`Unavailable`](crate::ErrorKind::Unavailable). To begin with connections, and to know
-    /// that the servers are there, use [`connect`](Self::connect).
+    /// Its first locks wait up to 1 second for their connections. To begin with connections, and to
+    /// know that the servers are there, use [`connect`](Self::connect).
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self { service: Arc::new(Service::new(config)) }

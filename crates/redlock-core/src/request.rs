@@ -11,11 +11,12 @@ use tokio::time::{sleep, timeout};
 use crate::clock::Moment;
 use crate::config::{ConfigError, WakeUp, check_label};
 use crate::deference::Deference;
-use crate::error::LockError;
+use crate::error::{LockError, NodeReport};
 use crate::guard::Guard;
 use crate::key::{InvalidKey, Key};
 use crate::latch::Latch;
 use crate::lease::Lease;
+use crate::node::CONNECT_DEADLINE;
 use crate::observe::watched;
 use crate::pending::{Pending, Won};
 use crate::posted::{Posted, Site, Wish};
@@ -215,7 +216,7 @@ impl Request {
                 Err(error) => error,
             };
             drop(attempt);
-            turn.passed_over();
+            turn.failed(error.is_unavailable().then(|| error.nodes()));
             let now = service.now();
             let Some(pause) = self.pause(&error, retries, now.since(began)) else {
                 return Err(error);
@@ -279,8 +280,9 @@ impl Request {
     fn patience(&self) -> Duration {
         let config = &self.service.config;
         match self.wait {
-            // Only until it is decided whether the one in front gets the lock.
-            Some(Duration::ZERO) => 2 * config.node_deadline,
+            // Only until it is decided whether the one in front gets the lock, which may have to
+            // connect first.
+            Some(Duration::ZERO) => CONNECT_DEADLINE + 2 * config.node_deadline,
             Some(wait) => wait,
             None => config.retry_interval.longest(config.max_retry),
         }
@@ -302,11 +304,19 @@ impl Request {
                 let holder = held.map(|holder| holder.token.label().into());
                 return Err(LockError::line_full(self.service.config.max_waiters, holder));
             }
+            Some(Entry::Unanswered(nodes)) => return Err(self.unavailable(key, nodes)),
             Some(Entry::Held(holder)) => Some(holder),
-            None => queue.held(key),
+            None => match queue.unanswered(key) {
+                Some(nodes) => return Err(self.unavailable(key, nodes)),
+                None => queue.held(key),
+            },
         };
         let holder = held.as_ref().map(|held| held.token.label().into());
         Err(LockError::held(holder, held.map(|held| held.remaining())))
+    }
+
+    fn unavailable(&self, key: &Key, nodes: Vec<NodeReport>) -> LockError {
+        LockError::unavailable(nodes, self.service.group_of(key).back_within())
     }
 
     /// For how long to pause before the next round; `None`: give up.

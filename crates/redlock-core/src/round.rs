@@ -46,7 +46,7 @@ impl Round {
         }
     }
 
-    /// Waits for the verdict. Every node answers within its deadline, so this ends.
+    /// Waits for the verdict. Every node has a deadline, so this ends.
     pub(crate) async fn verdict(&self) -> Verdict {
         self.wait_for(Ballot::verdict, |ballot| ballot.verdict().is_some()).await
     }

@@ -1,9 +1,8 @@
 //! What a server keeps under a locked key: who may release it.
 
-use std::cell::RefCell;
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::{fmt, process};
 
 use base16ct::lower;
 use smallvec::SmallVec;
@@ -33,7 +32,10 @@ impl Token {
 
     /// A token that nobody has ever had. The label must have been checked.
     pub(crate) fn generate(label: &str) -> Result<Self, getrandom::Error> {
-        let random = RANDOM.with_borrow_mut(|random| random.take(process::id()))?;
+        // Never in advance: a copy of this process, by fork or from a snapshot of the machine, would
+        // have the same tokens.
+        let mut random = [0; 16];
+        getrandom::fill(&mut random)?;
         let mut digits = [0; 32];
         let digits = lower::encode_str(&random, &mut digits).unwrap_or_default();
         let mut token = SmallVec::<[u8; MAX_LABEL_LEN + 33]>::new();
@@ -54,41 +56,6 @@ impl Token {
     #[must_use]
     pub fn label(&self) -> &str {
         label_of(self.0.as_bytes()).unwrap_or_default()
-    }
-}
-
-thread_local! {
-    static RANDOM: RefCell<Random> = const { RefCell::new(Random::new()) };
-}
-
-/// Random bytes of the operating system, read in advance: a system call for each token was a
-/// twentieth of the client's time per lock.
-struct Random {
-    bytes: [u8; Self::SIZE],
-    used: usize,
-    /// A process that was forked must not use the bytes of its parent.
-    process: u32,
-}
-
-impl Random {
-    const SIZE: usize = 512;
-
-    const fn new() -> Self {
-        Self { bytes: [0; Self::SIZE], used: Self::SIZE, process: 0 }
-    }
-
-    fn take(&mut self, process: u32) -> Result<[u8; 16], getrandom::Error> {
-        if self.process != process {
-            self.used = Self::SIZE;
-        }
-        if self.used >= Self::SIZE {
-            getrandom::fill(&mut self.bytes)?;
-            (self.used, self.process) = (0, process);
-        }
-        let mut taken = [0; 16];
-        taken.copy_from_slice(&self.bytes[self.used..self.used + 16]);
-        self.used += 16;
-        Ok(taken)
     }
 }
 
@@ -171,20 +138,6 @@ mod tests {
         assert_eq!(random.len(), 32);
         assert!(random.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
         assert_ne!(token, Token::generate("web-1/4711").unwrap());
-    }
-
-    #[test]
-    fn random_bytes_are_used_once_and_never_those_of_the_parent_process() {
-        let mut random = Random::new();
-        let mut taken = std::collections::HashSet::new();
-        for _ in 0..100 {
-            assert!(taken.insert(random.take(1).unwrap()));
-        }
-        let mut forked = Random { ..random };
-        for _ in 0..100 {
-            assert!(taken.insert(random.take(1).unwrap()));
-            assert!(taken.insert(forked.take(2).unwrap()));
-        }
     }
 
     #[test]

@@ -232,7 +232,7 @@ impl ScopeOwner {
         }
     }
 
-    /// Ends the scope; the future waits until the releases are answered, a node deadline at most.
+    /// Ends the scope; the future waits until the releases are answered or their deadlines have passed.
     pub(crate) fn release(self) -> impl Future<Output = ()> + Send + use<> {
         let guards = self.end();
         async move {

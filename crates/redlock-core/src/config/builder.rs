@@ -137,7 +137,7 @@ impl ConfigBuilder {
     /// because too few servers answered in time. Default: 3.
     ///
     /// Each round follows a pause of [`retry_interval`](Self::retry_interval), also while servers are
-    /// known to be down: they may be back by then.
+    /// known to be down, because they may recover during the pause.
     pub fn max_retry(mut self, retries: u32) -> Self {
         self.max_retry = retries;
         self

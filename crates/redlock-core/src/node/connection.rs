@@ -15,7 +15,7 @@ use super::stream::Stream;
 use crate::config::CheckedServer;
 
 /// The deadline for setting up a connection: TCP, TLS, authentication and the checks.
-pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
+pub(crate) const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The buffer for replies, unless one reply needs more.
 const READ_SIZE: usize = 16 << 10;

@@ -52,9 +52,9 @@ pub(super) struct Lane<C> {
     /// For a batch, from sending to the last reply. A command waits no longer than this for a new
     /// connection, unless it is the first.
     pub(super) deadline: Duration,
-    /// A first connection takes several round trips, and no earlier one says whether the server is
-    /// there: until then commands wait for as long as connecting may take.
-    pub(super) was_connected: AtomicBool,
+    /// Set after the first connection to the server, for all of its lanes. Until then commands wait up
+    /// to `CONNECT_DEADLINE`, because a first connection takes several round trips.
+    pub(super) was_connected: Arc<AtomicBool>,
     pub(super) reconnection: Backoff,
     /// From one task to the next: connections that may still run what they were sent.
     pub(super) abandoned: Mutex<Vec<ConnectionId>>,
@@ -121,6 +121,8 @@ pub(super) struct Driver<C: Connector> {
     lane: Arc<Lane<C>>,
     /// Failures since the last batch that was answered.
     failed: u32,
+    /// When the server last left a batch without an answer.
+    hung_at: Option<Instant>,
     /// Connections that were given up, or are in use, and may still run what they were sent.
     abandoned: Vec<ConnectionId>,
     /// It has ended, or it is the last chance itself: what is left then is left.
@@ -148,7 +150,7 @@ impl<C: Connector> Driver<C> {
     fn new(lane: &Arc<Lane<C>>, number: u64) -> Self {
         lane.last_chance.driver_begins();
         let abandoned = take(&mut *lane.abandoned.lock());
-        Self { lane: Arc::clone(lane), failed: 0, abandoned, is_last: false, number }
+        Self { lane: Arc::clone(lane), failed: 0, hung_at: None, abandoned, is_last: false, number }
     }
 
     /// `None` if the lane has a driver.
@@ -201,8 +203,10 @@ impl<C: Connector> Driver<C> {
             }
             node_error(&lane.address, failure.kind());
             let cause = match failure {
-                // Connecting may just work: the server restarted, or stood still for a moment.
-                Failure::Cut(_) | Failure::Idle(_) | Failure::Hung if self.failed == 0 => {
+                // One try before the breaker opens: the server may have restarted, or stalled briefly.
+                Failure::Cut(_) | Failure::Idle(_) | Failure::Hung
+                    if self.may_try_at_once(&failure) =>
+                {
                     self.failed = 1;
                     continue;
                 }
@@ -215,6 +219,18 @@ impl<C: Connector> Driver<C> {
                 return;
             }
         }
+    }
+
+    /// Whether this is the first failure in a row, and no server that hangs again and again.
+    fn may_try_at_once(&mut self, failure: &Failure) -> bool {
+        if self.failed > 0 {
+            return false;
+        }
+        let hung_before = match failure {
+            Failure::Hung => self.hung_at.replace(Instant::now()),
+            _ => None,
+        };
+        hung_before.is_none_or(|hung_before| hung_before.elapsed() >= CONNECT_DEADLINE)
     }
 
     /// Sends batches until the lane is closed or the connection fails.
@@ -438,18 +454,18 @@ impl<C: Connector> Lane<C> {
         }
     }
 
-    /// Connects. Commands wait for that no longer than `patience`; connecting goes on.
+    /// Connects. Commands wait for that no longer than `most`; connecting goes on.
     async fn connect(&self) -> Result<C::Link, Failure> {
         let connecting = self.connector.connect();
         tokio::pin!(connecting);
-        let patience = match self.was_connected.load(Ordering::Relaxed) {
+        let most = match self.was_connected.load(Ordering::Relaxed) {
             true => self.deadline,
             false => self.deadline.max(CONNECT_DEADLINE),
         };
-        let connected = match timeout(patience, &mut connecting).await {
+        let connected = match timeout(most, &mut connecting).await {
             Ok(connected) => connected,
             Err(_) => {
-                self.trip(&format!("not connected within {patience:?}").into());
+                self.trip(&format!("not connected within {most:?}").into());
                 connecting.await
             }
         };

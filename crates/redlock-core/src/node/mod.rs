@@ -41,6 +41,7 @@ mod watcher;
 mod window;
 mod wire;
 
+pub(crate) use self::connection::CONNECT_DEADLINE;
 pub(crate) use self::last_chance::Farewell;
 pub(crate) use self::manager::Identities;
 pub(crate) use self::memory::MemoryNode;

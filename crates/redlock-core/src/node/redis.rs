@@ -54,6 +54,7 @@ impl RedisNode {
         let outage = Arc::new(Outage::new(Arc::clone(&address)));
         let connections = Connections::new(manager, config.pool_size);
         let retry = Retry { pause: config.reconnection_interval, for_at_most: config.quarantine() };
+        let was_connected = Arc::new(AtomicBool::new(false));
         let lanes = (0..config.pool_size).map(|_| {
             Arc::new(Lane {
                 mailbox: Mailbox::new(retry),
@@ -61,7 +62,7 @@ impl RedisNode {
                 address: Arc::clone(&address),
                 outage: Arc::clone(&outage),
                 deadline: config.node_deadline,
-                was_connected: AtomicBool::new(false),
+                was_connected: Arc::clone(&was_connected),
                 reconnection: config.reconnection_interval,
                 abandoned: Mutex::default(),
                 last_chance: LastChance::shared(farewell),

@@ -79,7 +79,7 @@ impl SimulatedNode {
             address: server.address().into(),
             connector: Connections { node, server, client },
             deadline: config.node_deadline,
-            was_connected: AtomicBool::new(false),
+            was_connected: Arc::new(AtomicBool::new(false)),
             reconnection: config.reconnection_interval,
             abandoned: Mutex::default(),
             last_chance: LastChance::default(),
