@@ -1,11 +1,12 @@
 //! A lock retries and succeeds while servers stall, are away, or are far away.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redlock_core::{Config, ConfigBuilder, ErrorKind, Redlock, Released, Safety};
-use redlock_tests::{Fleet, Proxy, eventually};
+use redlock_core::{Config, ConfigBuilder, ErrorKind, NodeAnswer, Redlock, Released, Safety};
+use redlock_tests::{FakeServer, Fleet, Proxy, RedisServer, Reply, eventually};
 use tokio::time::{sleep, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,11 +35,11 @@ async fn a_stall_of_all_servers_that_is_longer_than_the_deadline_fails_no_lock()
         let config = usable(&proxies, safety).await;
         let redlock = Redlock::new(config.build().unwrap());
         redlock.lock("order").await.unwrap().release().await;
-        fleet.iter().for_each(redlock_tests::RedisServer::pause);
+        fleet.iter().for_each(RedisServer::pause);
         let mut locks = Vec::new();
         let resume = async {
             sleep(STALL).await;
-            fleet.iter().for_each(redlock_tests::RedisServer::resume);
+            fleet.iter().for_each(RedisServer::resume);
         };
         let request = async {
             for number in 0..40 {
@@ -77,6 +78,43 @@ async fn a_lock_that_finds_all_servers_away_retries_until_they_are_back() {
         let locked = timeout(PATIENCE, lock).await.expect("it ends");
         assert_eq!(locked.unwrap().release().await, Released::Released, "{safety:?}");
     }
+}
+
+#[tokio::test]
+async fn one_hang_is_connected_to_again_at_once_and_a_second_within_a_second_is_not() {
+    let server = RedisServer::start().await;
+    let acquisitions = AtomicUsize::new(0);
+    let hangs = FakeServer::in_front_of(&server, move |command| {
+        let is_lock = command.name() == "SET" && command.args().contains(&"NX".to_owned());
+        let is_second = is_lock && acquisitions.fetch_add(1, Ordering::SeqCst) % 2 == 1;
+        is_second.then_some(Reply::Silence)
+    });
+    let never = Duration::from_secs(3600);
+    let config = Config::servers([hangs.url()])
+        .safety(Safety::Plain)
+        .node_deadline(Duration::from_millis(100))
+        .reconnection_interval(never, never);
+    let redlock = Redlock::new(config.build().unwrap());
+    let lock = async |key: &str| match redlock.try_lock(key).await {
+        Ok(guard) => {
+            guard.release().await;
+            NodeAnswer::Granted
+        }
+        Err(error) => error.nodes()[0].answer.clone(),
+    };
+    assert_eq!(lock("first").await, NodeAnswer::Granted);
+    assert_eq!(lock("hangs").await, NodeAnswer::TimedOut);
+    assert_eq!(lock("on a new connection").await, NodeAnswer::Granted);
+    // A machine that is slow may take more than a second between two of them.
+    for _ in 0..20 {
+        assert_eq!(lock("hangs again").await, NodeAnswer::TimedOut);
+        match lock("next").await {
+            NodeAnswer::Granted => {}
+            NodeAnswer::Refused(reason) if reason.contains("no answer within 100ms") => return,
+            answer => panic!("{answer:?}"),
+        }
+    }
+    panic!("the server is asked again and again");
 }
 
 #[tokio::test]

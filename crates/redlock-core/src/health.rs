@@ -54,8 +54,8 @@ impl Redlock {
 
     /// How the servers stand, for a readiness endpoint: of every group, in the order of the
     /// configuration, whether a majority can vote, and what each server answered. Unlike
-    /// [`ready`](Self::ready) it waits for all of them, for a node deadline, or a second for a first connection, and
-    /// servers that don't answer are no error.
+    /// [`ready`](Self::ready) it waits for all of them, and servers that don't answer are no error. It
+    /// waits for a node deadline, or for 1 second if a server was never connected.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), redlock_core::LockError> {

@@ -284,7 +284,7 @@ impl<H> Turn<H> {
     }
 
     /// The attempt failed: somebody else may have the key, and that ends the row. Without a majority
-    /// that answers, `unanswered` is what brief callers are told, and those whose time runs out.
+    /// that answers, `unanswered` is the answer to brief callers, and to those whose time runs out.
     pub(crate) fn failed(&mut self, unanswered: Option<&[NodeReport]>) {
         self.row = Row::default();
         let Some((queue, key)) = &self.place else { return };

@@ -57,7 +57,7 @@
 //! | 11 | the body of the request is too large, breaks off, or does not arrive [in time](IdempotencyLayer::max_request_wait) | 413, 400 or 408; nothing was locked |
 //! | 12 | the answer is too large to be kept, or a stream that does not [end soon](IdempotencyLayer::max_response_wait) | it is sent; when repeated, 410 with the status that it had, and nothing is done again |
 //! | 13 | the store can't be asked | 503, and nothing was done |
-//! | 14 | the handler ran, and the store can't record it | its answer without `Idempotency-Expires-In`, and a warning in the log; when repeated, it is carried out again |
+//! | 14 | the handler ran, and the store can't record it | its answer without `Idempotency-Expires-In`, and a warning in the log; when repeated, it is handled again |
 //! | 15 | the lock service is not there | 503; what was carried out before is answered |
 //! | 16 | the lock is lost meanwhile | 503 `lock-lost`, not recorded; a record that somebody else saved since is never replaced |
 //! | 17 | the client goes away | the handler ends and is recorded: the client gets the answer when it asks again |

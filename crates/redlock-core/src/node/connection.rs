@@ -143,7 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         &mut self.requests
     }
 
-    /// The next reply. A push is none.
+    /// The next reply. Pushes are skipped.
     pub(super) async fn reply(&mut self) -> Result<Frame<'_>, Cause> {
         poll_fn(|cx| self.poll_reply(cx)).await?;
         while self.input.get(self.begin) == Some(&b'>') {

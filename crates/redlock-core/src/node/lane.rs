@@ -107,7 +107,7 @@ impl<C: Connector> Lane<C> {
         match Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(Driver::new(self, claimed).run())),
             Err(_) => {
-                self.mailbox.strand(Some(claimed));
+                self.mailbox.strand_claimed(claimed);
                 if self.mailbox.has_releases() {
                     self.begin_last_chance();
                 }
@@ -141,7 +141,7 @@ impl<C: Connector> Drop for Driver<C> {
             lane.wait_for_a_last_chance();
         }
         // Callers in another runtime may wait for their releases.
-        lane.mailbox.strand(None);
+        lane.mailbox.strand();
         lane.last_chance.driver_ended();
     }
 }
@@ -155,7 +155,7 @@ impl<C: Connector> Driver<C> {
 
     /// `None` if the lane has a driver.
     pub(super) fn for_the_last_time(lane: &Arc<Lane<C>>) -> Option<Self> {
-        let number = lane.mailbox.drive()?;
+        let number = lane.mailbox.claim()?;
         let mut driver = Self::new(lane, number);
         driver.is_last = true;
         Some(driver)
@@ -221,7 +221,8 @@ impl<C: Connector> Driver<C> {
         }
     }
 
-    /// Whether this is the first failure in a row, and no server that hangs again and again.
+    /// Whether to connect once more before the breaker opens: after the first failure in a row, unless
+    /// the server also hung within the last second.
     fn may_try_at_once(&mut self, failure: &Failure) -> bool {
         if self.failed > 0 {
             return false;
@@ -280,7 +281,8 @@ async fn exchange<C: Connector>(
     let failure = loop {
         // Those who were just answered may have more to send: let them, it makes for fewer and
         // larger batches.
-        for _ in 0..if gathers { TURNS_TO_GATHER } else { 0 } {
+        let turns = if gathers { TURNS_TO_GATHER } else { 0 };
+        for _ in 0..turns {
             yield_now().await;
         }
         while in_flight.len() < window.size() && again.is_empty() {

@@ -103,8 +103,8 @@ impl Mailbox {
         Self { retry, ..Self::default() }
     }
 
-    /// Queues commands next to each other, or answers them at once. If a driver has to be started
-    /// for them, the caller holds the claim of the driver with the returned number.
+    /// Queues commands next to each other, or answers them at once. Returns the number of a new claim
+    /// if the caller must start a driver.
     pub(super) fn push(&self, commands: impl IntoIterator<Item = Command>) -> Option<u64> {
         let mut state = self.state.lock();
         let waiting = state.queue.len();
@@ -124,7 +124,7 @@ impl Mailbox {
     }
 
     /// Claims the mailbox for a driver and returns its number; `None` if it has one.
-    pub(super) fn drive(&self) -> Option<u64> {
+    pub(super) fn claim(&self) -> Option<u64> {
         self.state.lock().claim()
     }
 
@@ -164,14 +164,22 @@ impl Mailbox {
         }
     }
 
-    /// Answers what waits, unless another driver has the claim. Releases become pending until the
-    /// next driver sends them.
-    pub(super) fn strand(&self, driver: Option<u64>) {
-        let waiting = {
+    /// Gives up a claim for which no driver can be started, and answers what waits.
+    pub(super) fn strand_claimed(&self, claimed: u64) {
+        {
             let mut state = self.state.lock();
-            if state.driver == driver {
+            if state.driver == Some(claimed) {
                 state.has_no_driver();
             }
+        }
+        self.strand();
+    }
+
+    /// Answers what waits, unless a driver has the claim. Releases become pending until the next driver
+    /// sends them.
+    pub(super) fn strand(&self) {
+        let waiting = {
+            let mut state = self.state.lock();
             if state.driver.is_some() {
                 return;
             }
@@ -591,11 +599,11 @@ mod tests {
         mailbox.abandon(first);
         let second = mailbox.push([acquire(&token)]).expect("the first driver has ended");
         assert_eq!(mailbox.push([acquire(&token)]), None, "it is started once");
-        mailbox.strand(None);
+        mailbox.strand();
         assert_eq!(mailbox.take(9).len(), 2);
         mailbox.done(2);
         mailbox.push([acquire(&token)]);
-        mailbox.strand(Some(second));
+        mailbox.strand_claimed(second);
         assert!(mailbox.is_empty(), "nothing could start it");
     }
 

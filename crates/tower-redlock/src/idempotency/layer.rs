@@ -310,8 +310,8 @@ impl<T> IdempotencyLayer<T> {
         self.set(|settings| settings.max_request_body = bytes)
     }
 
-    /// For how long the layer reads the body of a request, from when the request comes in. A body that
-    /// is not complete by then is answered with 408; nothing was locked. `Duration::MAX` is no limit.
+    /// Limits the time to read a request body, counted from the arrival of the request. The layer
+    /// answers a body that is late with 408 and locks nothing. `Duration::MAX` is no limit.
     /// Default: 10 seconds.
     ///
     /// A [`ReadBodyLayer`](crate::ReadBodyLayer) above this layer has a limit of its own, and hands over
